@@ -1,0 +1,178 @@
+"""Machine matters: seeds, threads, precision, device, progress, atomic writes, cache place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headstart._errors import HeadstartError
+
+if TYPE_CHECKING:
+    import torch
+
+# ---------------------------------------------------------------- machine
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def device() -> torch.device:
+    """The best device there is: CUDA, then Apple's MPS, then the CPU. ``HEADSTART_DEVICE`` overrides."""
+    import torch
+
+    wanted = os.environ.get("HEADSTART_DEVICE")
+    if wanted:
+        return torch.device(wanted)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def compute_dtype() -> torch.dtype:
+    """bf16 where the processor multiplies it natively, else fp32. ``HEADSTART_PRECISION=fp32|bf16`` overrides."""
+    import torch
+
+    wanted = os.environ.get("HEADSTART_PRECISION")
+    if wanted:
+        names = {"fp32": torch.float32, "bf16": torch.bfloat16}
+        if wanted not in names:
+            raise HeadstartError(f"HEADSTART_PRECISION is {wanted!r}; it takes fp32 or bf16")
+        return names[wanted]
+    if device().type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if _cpu_has_bf16() else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    import torch
+
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        check = getattr(torch.cpu, name, None)
+        if check is not None and check():
+            return True
+    return False
+
+
+# ---------------------------------------------------------------- places
+
+
+def cache_dir() -> Path:
+    """Where features and converted weights are kept: ``HEADSTART_CACHE`` or the platform's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("HEADSTART_CACHE") or platformdirs.user_cache_dir("headstart", appauthor=False))
+
+
+@contextmanager
+def plain_disk_errors(place: Path) -> Iterator[None]:
+    """A full disk or a read-only place becomes one clear line."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else error.errno == errno.ENOSPC
+        if full:
+            raise HeadstartError(
+                f"the disk is full: {place} could not be written; free some space "
+                "(`headstart cache --clear` empties the feature cache) and run the same command again"
+            ) from error
+        if isinstance(error, PermissionError):
+            raise HeadstartError(f"{place} cannot be written (permission denied); choose another folder") from error
+        raise
+
+
+@contextmanager
+def atomic_folder(final: Path) -> Iterator[Path]:
+    """A temporary sibling of ``final`` to fill; renamed into place on success, removed on any failure.
+
+    An older folder of that name stays whole until the new one is complete.
+    """
+    with plain_disk_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".partial", dir=final.parent))
+        temporary.chmod(0o755)
+        try:
+            yield temporary
+            if final.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".old", dir=final.parent))
+                final.rename(old / "old")
+                temporary.rename(final)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                temporary.rename(final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that a reader sees the old file or the new one, never a part."""
+    with plain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- what the user sees while waiting
+
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Silence progress bars and messages (the library's default is to speak only on a terminal or when asked)."""
+    global _quiet
+    _quiet = quiet
+
+
+def say(text: str) -> None:
+    """One line for the user, on stderr so that stdout stays data."""
+    if not _quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(description: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
+    """A progress bar that appears after a second; yields ``advance(n)``. Silent when not on a terminal."""
+    if _quiet or not sys.stderr.isatty():
+        yield lambda n: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    import time
+
+    start, bar = time.monotonic(), Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(description, total=total)
+    shown = False
+
+    def advance(n: int) -> None:
+        nonlocal shown
+        if not shown and time.monotonic() - start > 1.0:
+            bar.start()
+            shown = True
+        bar.advance(task, n)
+
+    try:
+        yield advance
+    finally:
+        if shown:
+            bar.stop()
