@@ -1,0 +1,102 @@
+"""Images: photographs, scans, X-rays, characters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from headstart.modalities._base import Array, Preprocessing
+from headstart.modalities._image_decode import decode_array, decode_bytes
+from headstart.modalities._image_geometry import evaluation_view, scaled_size, target_size, varied_view
+from headstart.modalities._near import near_duplicates
+
+if TYPE_CHECKING:
+    import torch
+
+_PLAIN_SIDE = 32
+
+
+class ImageModality:
+    """Pictures of any common raster format, or arrays. See :class:`headstart.modalities.Modality`.
+
+    Preprocessing is ``{"size": [H, W], "crop_pct": 0.875, "crop_mode": "center" | "squash" | "border",
+    "interpolation": "bicubic", "mean": […], "std": […], "channels": 3}``; mean and std are on the 0–1 scale.
+    """
+
+    name = "image"
+    version = "1"
+    default_source = "bundled/efficientnet-lite0"
+    suffixes = frozenset(
+        ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif .ico .tga".split()
+    )
+    content_columns = (
+        "image",
+        "img",
+        "picture",
+        "photo",
+        "file_name",
+        "filename",
+        "file",
+        "path",
+        "image_path",
+    )
+    plain_name = "raw pixels"
+
+    def decode(self, raw: bytes | Array, preprocessing: Preprocessing | None = None) -> Image.Image:
+        """The upright RGB picture; a JPEG at the smallest scale that ``preprocessing`` allows.
+
+        Raises BadExample with the reason for whatever cannot be trusted or read.
+        """
+        if isinstance(raw, np.ndarray):
+            return decode_array(raw)
+        if preprocessing is None:
+            return decode_bytes(raw)
+        return decode_bytes(raw, lambda size: _enough(size, preprocessing))
+
+    def prepare(self, decoded: Any, preprocessing: Preprocessing, view: int = 0) -> Array:
+        """uint8 [H, W, C]: view 0 as timm's evaluation transform, views 1, 2, … gentle fixed variations."""
+        picture = (
+            varied_view(decoded, preprocessing, view) if view else evaluation_view(decoded, preprocessing)
+        )
+        if preprocessing.get("channels", 3) == 1:
+            return np.array(picture.convert("L"))[:, :, None]
+        return np.array(picture)
+
+    def plain(self, decoded: Any) -> Array:
+        """uint8 [3072]: the whole picture squashed to 32 × 32 RGB."""
+        side = (_PLAIN_SIDE, _PLAIN_SIDE)
+        return np.array(decoded.resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0)).reshape(-1)
+
+    def near_duplicates(self, plain: Array) -> list[tuple[int, int]]:
+        """Pairs of rows of ``plain`` [n, 3072] that show the same picture, re-encoded, resized or brightened."""
+        return near_duplicates(plain, _PLAIN_SIDE)
+
+    def to_input(self, batch: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+        """uint8 [n, H, W, C] to normalised float32 [n, C, H, W] in channels-last memory, on the same device."""
+        import torch
+
+        channels = batch.shape[-1]
+        mean, std = (_per_channel(preprocessing[key], channels) for key in ("mean", "std"))
+        pixels = batch.permute(0, 3, 1, 2).to(torch.float32).contiguous(memory_format=torch.channels_last)
+        shift = torch.tensor(mean, device=batch.device).mul_(255).view(1, -1, 1, 1)
+        scale = torch.tensor(std, device=batch.device).mul_(255).view(1, -1, 1, 1)
+        return pixels.sub_(shift).div_(scale)
+
+
+def _enough(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """(width, height) below which decoding would lose something that the network or the plain view sees."""
+    scaled, target = scaled_size(size, preprocessing), target_size(preprocessing)
+    if preprocessing.get("crop_mode") == "border":  # the shorter side may be smaller than the target
+        target = (_PLAIN_SIDE, _PLAIN_SIDE)
+    width, height = (max(a, b, _PLAIN_SIDE) for a, b in zip(scaled, target))
+    return width, height
+
+
+def _per_channel(values: Any, channels: int) -> list[float]:
+    numbers = [float(v) for v in values]
+    return numbers if len(numbers) == channels else [sum(numbers) / len(numbers)] * channels
+
+
+MODALITY = ImageModality()
