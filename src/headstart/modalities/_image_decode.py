@@ -68,7 +68,7 @@ def decode_bytes(raw: bytes, enough: Enough | None = None) -> Image.Image:
 
 
 def decode_array(array: Array) -> Image.Image:
-    """The RGB picture in uint8, 16-bit or 0–1 float values of shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4].
+    """The RGB picture in uint8, 16-bit or 0–1 float values of shape [H, W] or [H, W, 1, 3 or 4].
 
     Raises BadExample for any other shape, type or range.
     """
@@ -91,7 +91,7 @@ def _read(file: ImageFile.ImageFile, enough: Enough | None) -> Image.Image:
         width, height = file.size
         swapped = turn >= 5
         want = enough((height, width) if swapped else (width, height))
-        file.draft(None, want[::-1] if swapped else want)  # type: ignore[arg-type]  # None keeps the mode
+        file.draft(None, want[::-1] if swapped else want)  # None keeps the mode
     file.load()
     bits = _declared_bits(file)
     image = _to_rgb(file, bits)
@@ -153,14 +153,16 @@ def _grey(values: Array) -> Image.Image:
 
 
 def _wide_to_bytes(values: Array, scales: tuple[float, float]) -> Array:
-    """Values of no declared range onto 0–255: by the smallest usual full scale that holds them, else stretched."""
+    """Values of no declared range onto 0–255: by the smallest usual scale that holds them, else stretched."""
     if not np.isfinite(values).all():
         raise BadExample("holds values that are not finite")
     low, high = float(values.min()), float(values.max())
     for scale in scales:
         if low >= 0 and high <= scale:
-            return values * (255 / scale)
-    return (values - low) * (255 / max(high - low, 1e-12))
+            low, high = 0.0, scale
+            break
+    stretched: Array = (values - low) * (255 / max(high - low, 1e-12))
+    return stretched
 
 
 def _to_bytes(array: Array) -> Array:

@@ -1,7 +1,7 @@
 """From a picture to the network's pixels: the evaluation crop, and gentle variations of it.
 
-The evaluation crop is that of timm's ``transforms_imagenet_eval`` (resize, then crop the centre), but only the
-pixels inside the crop are computed: Pillow resizes a sub-pixel box of the source in one pass.
+The evaluation crop is that of timm's ``transforms_imagenet_eval`` (resize, then crop the centre), but only
+the pixels inside the crop are computed: Pillow resizes a sub-pixel box of the source in one pass.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TONE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The pixels [left, left + width) × [top, top + height) of a picture resized to ``scaled`` (width, height)."""
+    """[left, left + width) × [top, top + height) of a picture resized to ``scaled`` (width, height)."""
 
     scaled: tuple[float, float]
     left: int
@@ -81,7 +81,7 @@ def varied_view(image: Image.Image, preprocessing: Preprocessing, view: int) -> 
     x, y = margin + width / 2, margin + height / 2  # output centre stays the window's centre
     a, b, d, e = 1.0, slant - turn, turn, 1.0
     coefficients = (a, b, x - a * width / 2 - b * height / 2, d, e, y - d * width / 2 - e * height / 2)
-    moved = canvas.transform((width, height), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
+    moved = canvas.transform((width, height), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
     return _toned(moved, *random.uniform(1 - _TONE, 1 + _TONE, 2))
 
 

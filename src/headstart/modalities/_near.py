@@ -101,7 +101,7 @@ def _similarity(signature: Array, pairs: Array) -> Array:
 
 
 def _sharing(key: Array, minor: Array) -> Array:
-    """int [m, 2] rows of equal ``key``, each with the few next to it in the order of ``minor``: never n × n."""
+    """int [m, 2] rows of equal ``key``, each with the few next to it by ``minor``: never n × n."""
     order = np.lexsort((minor, key))
     key = key[order]
     found = []

@@ -21,7 +21,7 @@ _restore = ExitStack()
 
 @contextmanager
 def strict_pillow() -> Iterator[None]:
-    """Within this block Pillow warns of nothing and a truncated file is an error, whatever the process chose."""
+    """Here Pillow warns of nothing and a truncated file is an error, whatever the process chose."""
     global _inside
     with ExitStack() as own:
         if getattr(sys.flags, "context_aware_warnings", False):  # Python 3.14: filters belong to the thread

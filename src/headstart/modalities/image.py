@@ -29,7 +29,8 @@ class ImageModality:
     version = "1"
     default_source = "bundled/efficientnet-lite0"
     suffixes = frozenset(
-        ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif .ico .tga".split()
+        (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff")
+        + (".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".ico", ".tga")
     )
     content_columns = (
         "image",
@@ -70,11 +71,11 @@ class ImageModality:
         return np.array(decoded.resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0)).reshape(-1)
 
     def near_duplicates(self, plain: Array) -> list[tuple[int, int]]:
-        """Pairs of rows of ``plain`` [n, 3072] that show the same picture, re-encoded, resized or brightened."""
+        """Pairs of rows of ``plain`` [n, 3072] that are one picture, re-encoded, resized or brightened."""
         return near_duplicates(plain, _PLAIN_SIDE)
 
     def to_input(self, batch: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-        """uint8 [n, H, W, C] to normalised float32 [n, C, H, W] in channels-last memory, on the same device."""
+        """uint8 [n, H, W, C] to normalised float32 [n, C, H, W], channels last, on the same device."""
         import torch
 
         channels = batch.shape[-1]
