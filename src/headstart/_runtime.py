@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,14 +57,32 @@ def compute_dtype() -> torch.dtype:
     return torch.bfloat16 if _cpu_has_bf16() else torch.float32
 
 
+def compute_dtype_name() -> str:
+    """``compute_dtype`` as text; known without loading torch where the CPU computes."""
+    wanted = os.environ.get("HEADSTART_PRECISION")
+    if wanted or os.environ.get("HEADSTART_DEVICE") or not _cpu_only():
+        import torch
+
+        return "bf16" if compute_dtype() is torch.bfloat16 else "fp32"
+    return "bf16" if _cpu_has_bf16() else "fp32"
+
+
+def _cpu_only() -> bool:
+    """True where no accelerator can be in play: Linux without an NVIDIA or AMD device node."""
+    return sys.platform == "linux" and not any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
+
+
+@cache
 def _cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bf16 natively (AVX512-BF16 or AMX; Arm's BF16 on macOS is left at fp32)."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        flags = next((line for line in info.read_text().splitlines() if line.startswith("flags")), "")
+        return any(flag in flags.split() for flag in ("avx512_bf16", "amx_bf16"))
     import torch
 
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        check = getattr(torch.cpu, name, None)
-        if check is not None and check():
-            return True
-    return False
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check is not None and check() for check in checks)
 
 
 # ---------------------------------------------------------------- places
@@ -157,7 +176,13 @@ def progress(description: str, total: int, unit: str = "") -> Iterator[Callable[
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+    )
     import time
 
     start, bar = time.monotonic(), Progress(*columns, console=Console(stderr=True), transient=True)

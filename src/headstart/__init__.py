@@ -1,0 +1,1 @@
+"""A head start for small labelled data sets."""

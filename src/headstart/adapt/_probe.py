@@ -1,0 +1,116 @@
+"""The probe: multinomial logistic regression on standardised features, its penalty chosen by cross-validation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from headstart.modalities import Array
+from headstart.targets import split
+
+PENALTIES = tuple(float(c) for c in np.logspace(-3, 4, 8))  # inverse strengths, for features scaled to unit length
+ABSENT = 10.0  # how far below the others a class scores that the training part did not have
+INNER_FOLDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear layer on raw features: ``weight`` [k, d], ``bias`` [k]; standardisation is folded in."""
+
+    weight: Array
+    bias: Array
+    penalty: float
+
+    def logits(self, features: Array) -> Array:
+        """[n, d] → [n, k]."""
+        return features.astype(np.float32) @ self.weight.T + self.bias
+
+
+def fit_probe(
+    features: Array, labels: Array, n_classes: int, blocks: Array, *, seed: int, weights: Array | None = None
+) -> Linear:
+    """Fit on features [n, d], labels [n]; the penalty minimises the log-loss over inner folds that keep ``blocks``.
+
+    Classes that do not occur in ``labels`` get a fixed low score. Solved in the space that the rows span (at most n
+    dimensions), which gives the same solution as in all d, since the penalty does not see rotations.
+    """
+    if len(np.unique(labels)) < 2:
+        return _constant(features.shape[1], labels, n_classes)
+    penalty = choose_penalty(features, labels, blocks, seed=seed)
+    return _Space.of(features).fit(labels, n_classes, [penalty])[0]
+
+
+def choose_penalty(features: Array, labels: Array, blocks: Array, *, seed: int) -> float:
+    """The inverse strength with the smallest cross-validated log-loss; the middle one if nothing can be held out."""
+    losses = np.zeros(len(PENALTIES))
+    n_classes = int(labels.max()) + 1
+    for train, held in split(labels, blocks, seed=seed, folds=INNER_FOLDS)[0]:
+        if len(np.unique(labels[train])) < 2:
+            continue
+        for i, linear in enumerate(_Space.of(features[train]).fit(labels[train], n_classes, PENALTIES)):
+            losses[i] += _log_loss(linear.logits(features[held]), labels[held])
+    return PENALTIES[int(np.argmin(losses))] if losses.any() else PENALTIES[len(PENALTIES) // 2]
+
+
+def _log_loss(logits: Array, labels: Array) -> float:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """Standardised features in coordinates of the space that their rows span."""
+
+    mean: Array
+    scale: Array
+    basis: Array | None  # [d, r]; None: the features' own axes
+    reduced: Array  # [n, r]
+
+    @classmethod
+    def of(cls, features: Array) -> _Space:
+        x = features.astype(np.float64)
+        mean, deviation = x.mean(axis=0), x.std(axis=0)
+        scale = np.where(deviation > 1e-8, deviation, np.inf) * np.sqrt(x.shape[1])
+        x = (x - mean) / scale
+        if x.shape[0] >= x.shape[1]:
+            return cls(mean, scale, None, x)
+        values, vectors = np.linalg.eigh(x @ x.T)
+        keep = values > 1e-10 * max(values[-1], 1e-30)
+        basis = (x.T @ vectors[:, keep]) / np.sqrt(values[keep])
+        return cls(mean, scale, basis, x @ basis)
+
+    def fit(self, labels: Array, n_classes: int, penalties: Sequence[float]) -> list[Linear]:
+        """One solution per penalty, each starting from the one before."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
+        model = LogisticRegression(max_iter=300, tol=1e-3, warm_start=True)
+        found = []
+        for c in penalties:
+            model.set_params(C=c)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.fit(self.reduced, labels)
+            found.append(self._unfold(model.coef_, model.intercept_, model.classes_, n_classes, c))
+        return found
+
+    def _unfold(self, coef: Array, intercept: Array, present: Array, n_classes: int, c: float) -> Linear:
+        if len(present) == 2:
+            coef, intercept = np.vstack([-coef, coef]) / 2, np.hstack([-intercept, intercept]) / 2
+        coef = (coef if self.basis is None else coef @ self.basis.T) / self.scale
+        weight = np.zeros((n_classes, coef.shape[1]), np.float32)
+        bias = np.full(n_classes, intercept.min() - ABSENT, np.float32)
+        weight[present], bias[present] = coef, intercept - coef @ self.mean
+        if len(present) < n_classes:  # an absent class follows the average score, well below it
+            absent = np.setdiff1d(np.arange(n_classes), present)
+            weight[absent], bias[absent] = weight[present].mean(axis=0), bias[present].mean() - ABSENT
+        return Linear(weight, bias, c)
+
+
+def _constant(width: int, labels: Array, n_classes: int) -> Linear:
+    bias = np.full(n_classes, -ABSENT, np.float32)
+    bias[np.unique(labels)] = 0
+    return Linear(np.zeros((n_classes, width), np.float32), bias, PENALTIES[0])

@@ -1,0 +1,384 @@
+"""Retraining a part of the network: one loop for ``light``, ``partial``, ``full`` and ``scratch``.
+
+The head starts from the probe (LP-FT, Kumar et al., ICLR 2022) and learning rates fall with depth. What lies before
+the cut is computed once, from the cache. A part of the training rows is held out inside, for early stopping; the
+weights kept are the average of the best checkpoints by held-out loss (model soups, Wortsman et al., ICML 2022).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from headstart._runtime import compute_dtype, device, progress
+from headstart.adapt._head import Head
+from headstart.adapt._job import Job
+from headstart.adapt._probe import fit_probe
+from headstart.features import INPUT
+from headstart.modalities import Array
+from headstart.sources import Backbone
+from headstart.targets import split
+
+CHECKPOINT_SECONDS = 10.0
+SOUP = 3  # checkpoints averaged
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What is trained, and how. Rates are per AdamW step at the top of the network."""
+
+    cut: int = 0
+    only_vectors: bool = False
+    """Train just the head and the one-dimensional parameters (norms, biases)."""
+    pretrained: bool = True
+    lr: float = 3e-4
+    head_lr: float = 1e-3
+    rate_decay: float = 0.7
+    """Factor on the learning rate per stage further down."""
+    weight_decay: float = 0.01
+    epochs: int = 20
+    patience: int = 6
+    batch: int = 16
+    cached: bool = True
+    """False recomputes the frozen part in every step: only there to measure what the cache gains."""
+
+
+@dataclass(slots=True)
+class Network:
+    """A backbone with a new head, split at the cut: the trainable part as a function of what is cached."""
+
+    backbone: Backbone
+    head: nn.Linear
+    mean: torch.Tensor
+    scale: torch.Tensor
+    names: list[str]
+    """Trainable parameters of the backbone."""
+    job: Job
+    tuning: Tuning
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Everything that is trained, by name."""
+        known = dict(self.backbone.network.named_parameters())
+        return {n: known[n] for n in self.names} | {f"head.{n}": p for n, p in self.head.named_parameters()}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """A copy of everything that training changes (with ``scratch`` also the norms' statistics)."""
+        tensors: dict[str, torch.Tensor] = {n: p.detach().cpu().clone() for n, p in self.parameters().items()}
+        if not self.tuning.pretrained:
+            tensors |= {n: b.detach().cpu().clone() for n, b in self.backbone.network.named_buffers()}
+        return tensors
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put a state back."""
+        known: dict[str, torch.Tensor] = dict(self.backbone.network.named_buffers()) | self.parameters()  # type: ignore[operator]
+        with torch.no_grad():
+            for name, tensor in state.items():
+                known[name].copy_(tensor)
+
+    @contextmanager
+    def forward(self) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+        """Within it, a function cached batch → logits."""
+        dtype, where, cut = compute_dtype(), device(), self.tuning.cut
+        with ExitStack() as stack:
+            if not cut:
+                run: Callable[[torch.Tensor], torch.Tensor] = self.backbone.network
+            elif self.tuning.cached:
+                run = stack.enter_context(self.backbone.cut(cut).suffix())
+            else:
+                run = self._recomputing(cut)
+
+            def logits(batch: torch.Tensor) -> torch.Tensor:
+                x = batch.to(where)
+                if x.dtype == torch.uint8:
+                    x = self.job.modality.to_input(x, self.job.source.preprocessing)
+                elif x.dtype == torch.int16:
+                    x = x.view(torch.bfloat16)
+                with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
+                    out = run(x.float() if dtype == torch.float32 else x)
+                return self.head((out.flatten(1).float() - self.mean) / self.scale)  # type: ignore[no-any-return]
+
+            yield logits
+
+    def _recomputing(self, cut: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        split_at = self.backbone.cut(cut)
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad(), split_at.prefix() as prefix:
+                activation = prefix(x)
+            with split_at.suffix() as suffix:
+                return suffix(activation)
+
+        return run
+
+    def as_head(self) -> Head:
+        """The head with the standardisation folded in."""
+        weight = (self.head.weight / self.scale).detach().cpu().double()
+        bias = self.head.bias.detach().cpu().double() - weight @ self.mean.cpu().double()
+        first, last = self.job.columns(None)
+        return Head([(weight.float().numpy(), bias.float().numpy())], first, last)
+
+
+def build(job: Job, tuning: Tuning, train: Array) -> Network:
+    """The network before the first step: pre-trained with the probe as its head, or random for ``scratch``."""
+    first, last = job.columns(None)
+    backbone = job.source.backbone() if tuning.pretrained else job.source.scratch(job.seed)
+    width = last - first
+    head = nn.Linear(width, job.n_classes)
+    mean, scale = torch.zeros(width), torch.ones(width)
+    if tuning.pretrained:
+        features, labels = job.pooled.take(train)[:, first:last], job.labels[train]
+        probe = fit_probe(features, labels, job.n_classes, job.blocks[train], seed=job.seed)
+        mean = torch.from_numpy(features.mean(axis=0))
+        deviation = torch.from_numpy(features.std(axis=0))
+        scale = torch.where(deviation > 1e-6, deviation, 1.0)
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(probe.weight) * scale)
+            head.bias.copy_(torch.from_numpy(probe.bias + probe.weight @ mean.numpy()))
+    else:
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+    names = freeze(backbone, tuning)
+    where = device()
+    backbone.network.to(where, memory_format=torch.channels_last)
+    return Network(backbone, head.to(where), mean.to(where), scale.to(where), names, job, tuning)
+
+
+def freeze(backbone: Backbone, tuning: Tuning) -> list[str]:
+    """Freeze all that the tuning leaves alone: gradients, mode and buffers. Returns the trainable names.
+
+    Norm statistics and dropout stay in evaluation mode unless training starts from random weights.
+    """
+    network = backbone.network
+    names = backbone.cut(tuning.cut).trainable() if tuning.cut else [n for n, _ in network.named_parameters()]
+    if tuning.only_vectors:
+        vectors = {n for n, p in network.named_parameters() if p.ndim <= 1}
+        names = [n for n in names if n in vectors]
+    chosen = set(names)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    network.train(not tuning.pretrained)
+    return names
+
+
+@dataclass(slots=True)
+class Tuned:
+    """A tuned network; see ``Fitted``."""
+
+    net: Network
+    head: Head
+    network: Mapping[str, Any] | None
+    facts: Mapping[str, Any]
+
+    def logits(self, rows: Array) -> Array:
+        """[len(rows), n_classes], from the plain view."""
+        return predict(self.net, rows)
+
+
+def tune(job: Job, tuning: Tuning, train: Array, step: str, *, epochs: int | None = None) -> Tuned:
+    """Train on rows ``train``. Without ``epochs`` a part of them is held out and decides when to stop; with it,
+    all of them are used for that many epochs of the same schedule."""
+    net = build(job, tuning, train)
+    rows, held = (train, train[:0]) if epochs is not None else _inner(job, train)
+    state = _State(net, step, last_epoch=tuning.epochs if epochs is None else epochs)
+    with progress(step.replace("-fold", ", fold "), state.last_epoch) as advance:
+        state.run(rows, held, advance)
+    net.load(state.result())
+    net.backbone.network.eval()
+    whole = {n: t.detach().cpu().contiguous() for n, t in net.backbone.network.state_dict().items()}
+    return Tuned(net, net.as_head(), whole, {"epochs": state.best_epoch, "ran": state.epoch})
+
+
+def _inner(job: Job, train: Array) -> tuple[Array, Array]:
+    """A fifth of the training rows held out for early stopping, by the same rules as every split."""
+    folds, _ = split(job.labels[train], job.blocks[train], seed=job.seed + 1, folds=5)
+    rows, held = folds[0]
+    return train[rows], train[held]
+
+
+@dataclass(slots=True)
+class _State:
+    """Training in progress: what a checkpoint holds, and the loop."""
+
+    net: Network
+    step: str
+    last_epoch: int
+    epoch: int = 0
+    best_epoch: int = 0
+    losses: list[float] = field(default_factory=list)
+    kept: list[tuple[float, int, dict[str, torch.Tensor]]] = field(default_factory=list)
+    """(held-out loss, epoch, weights) of the best checkpoints; without a held-out part the latest ones."""
+
+    def run(self, rows: Array, held: Array, advance: Callable[[int], None]) -> None:
+        job, tuning = self.net.job, self.net.tuning
+        kind = INPUT if not (tuning.cut and tuning.cached) else f"cut:{tuning.cut}"
+        maps, places = job.inputs(kind).mapped(np.arange(len(job.labels)))
+        batch = min(tuning.batch, len(rows))
+        per_epoch = max(1, len(rows) // batch)
+        optimizer = torch.optim.AdamW(_groups(self.net), weight_decay=tuning.weight_decay)
+        self._restore(optimizer)
+        advance(self.epoch)
+        saved = time.monotonic()
+        labels = torch.from_numpy(job.labels)
+        with self.net.forward() as forward:
+            if self.epoch == 0:
+                self._keep(held)
+            while self.epoch < self.last_epoch and not self._stalled(len(held)):
+                random = np.random.default_rng([job.seed, self.epoch])
+                torch.manual_seed(job.seed * 1_000_003 + self.epoch)
+                order = random.permutation(rows)
+                for i in range(per_epoch):
+                    part = order[i * batch : (i + 1) * batch] if i < per_epoch - 1 else order[i * batch :]
+                    part = part[: 2 * batch]
+                    view = random.integers(len(maps), size=len(part))
+                    inputs = np.stack([maps[v][places[v][r]] for v, r in zip(view, part)])
+                    _set_rate(optimizer, self.epoch * per_epoch + i, tuning.epochs * per_epoch)
+                    loss = nn.functional.cross_entropy(forward(torch.from_numpy(inputs)), labels[part].to(device()))
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
+                    optimizer.step()
+                self.epoch += 1
+                self._keep(held)
+                advance(1)
+                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self._save(optimizer)
+                    saved = time.monotonic()
+        job.journal.drop(self._name)
+
+    def result(self) -> dict[str, torch.Tensor]:
+        """The average of the kept checkpoints."""
+        states = [state for _, _, state in self.kept]
+        return {
+            n: torch.stack([s[n] for s in states]).mean(dim=0) if states[0][n].is_floating_point() else states[0][n]
+            for n in states[0]
+        }
+
+    def _keep(self, held: Array) -> None:
+        loss = float(-self.epoch)
+        if len(held):
+            training = self.net.backbone.network.training
+            self.net.backbone.network.eval()
+            logits = torch.from_numpy(predict(self.net, held))
+            self.net.backbone.network.train(training)
+            loss = float(nn.functional.cross_entropy(logits, torch.from_numpy(self.net.job.labels[held])))
+        self.losses.append(loss)
+        if len(self.kept) < SOUP or loss < self.kept[-1][0]:
+            self.kept = sorted([*self.kept, (loss, self.epoch, self.net.state())], key=lambda k: k[0])[:SOUP]
+            best = self.kept[0][1]
+            self.kept = [k for k in self.kept if abs(k[1] - best) <= SOUP]
+            self.best_epoch = best
+
+    def _stalled(self, n_held: int) -> bool:
+        return bool(n_held) and self.epoch - int(np.argmin(self.losses)) >= self.net.tuning.patience
+
+    @property
+    def _name(self) -> str:
+        return f"{self.step}-checkpoint"
+
+    def _save(self, optimizer: torch.optim.Optimizer) -> None:
+        arrays = {f"now/{n}": t.numpy() for n, t in self.net.state().items()}
+        for i, (_, _, state) in enumerate(self.kept):
+            arrays |= {f"kept{i}/{n}": t.numpy() for n, t in state.items()}
+        for i, memory in optimizer.state_dict()["state"].items():
+            arrays |= {f"adam{i}/{n}": t.cpu().numpy() for n, t in memory.items()}
+        facts = {
+            "epoch": self.epoch,
+            "best": self.best_epoch,
+            "losses": self.losses,
+            "kept": [(loss, epoch) for loss, epoch, _ in self.kept],
+        }
+        self.net.job.journal.put(self._name, arrays, facts)
+
+    def _restore(self, optimizer: torch.optim.Optimizer) -> None:
+        known = self.net.job.journal.get(self._name)
+        if known is None:
+            return
+        arrays, facts = known
+        groups: dict[str, dict[str, torch.Tensor]] = {}
+        for name, array in arrays.items():
+            group, _, rest = name.partition("/")
+            groups.setdefault(group, {})[rest] = torch.from_numpy(array.copy())
+        self.net.load(groups["now"])
+        self.epoch, self.best_epoch, self.losses = facts["epoch"], facts["best"], facts["losses"]
+        self.kept = [(loss, epoch, groups[f"kept{i}"]) for i, (loss, epoch) in enumerate(facts["kept"])]
+        memory = {int(g.removeprefix("adam")): tensors for g, tensors in groups.items() if g.startswith("adam")}
+        optimizer.load_state_dict({"state": memory, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def predict(net: Network, rows: Array, batch: int = 32) -> Array:
+    """Logits [len(rows), k] of the plain view from what is cached at the network's cut, in evaluation mode."""
+    cut = net.tuning.cut if net.tuning.cached else 0
+    features = net.job.inputs(f"cut:{cut}" if cut else INPUT)
+    maps, places = features.mapped(rows)
+    out = np.zeros((len(rows), net.job.n_classes), np.float32)
+    with net.forward() as forward, torch.inference_mode():
+        for i in range(0, len(rows), batch):
+            out[i : i + batch] = forward(torch.from_numpy(maps[0][places[0][i : i + batch]])).float().cpu().numpy()
+    return out
+
+
+def _groups(net: Network) -> list[dict[str, Any]]:
+    """Parameter groups with rates that fall towards the input; no weight decay on vectors."""
+    stages = [name for name, _ in net.backbone.stages]
+    seen, groups = 0, []
+    for name, parameter in net.parameters().items():
+        if name.startswith("head."):
+            rate = net.tuning.head_lr
+        else:
+            seen = max(seen, next((i for i, s in enumerate(stages) if name.startswith(s + ".")), 0))
+            inside = any(name.startswith(s + ".") for s in stages)
+            depth = seen if inside or not seen else seen + 1
+            rate = net.tuning.lr * net.tuning.rate_decay ** max(0, len(stages) - depth)
+        decay = 0.0 if parameter.ndim <= 1 else net.tuning.weight_decay
+        groups.append({"params": [parameter], "lr": rate, "peak": rate, "weight_decay": decay})
+    return groups
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, warm: float = 0.1) -> None:
+    """Linear warm-up, then a cosine to zero."""
+    done = (step + 1) / max(1, steps)
+    factor = min(1.0, done / warm) * 0.5 * (1 + np.cos(np.pi * min(1.0, max(0.0, (done - warm) / (1 - warm)))))
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def seconds_per_example(job: Job, tuning: Tuning) -> float:
+    """Measured wall time of one forward and backward pass per example, with made-up input."""
+    net = build(job, tuning, np.arange(len(job.labels))[:0]) if not tuning.pretrained else _cheap(job, tuning)
+    n = min(tuning.batch, max(2, len(job.labels)))
+    example = net.backbone.example_input(n).to(device())
+    if tuning.cut and tuning.cached:
+        with torch.inference_mode(), net.backbone.cut(tuning.cut).prefix() as prefix:
+            example = prefix(example.contiguous(memory_format=torch.channels_last))
+        example = torch.zeros(example.shape, dtype=example.dtype)
+    best = float("inf")
+    with net.forward() as forward:
+        for _ in range(3):
+            start = time.perf_counter()
+            forward(example).sum().backward()
+            best = min(best, time.perf_counter() - start)
+    return best / n
+
+
+def _cheap(job: Job, tuning: Tuning) -> Network:
+    backbone = job.source.backbone()
+    first, last = job.columns(None)
+    names = freeze(backbone, tuning)
+    backbone.network.to(device(), memory_format=torch.channels_last)
+    head, width = nn.Linear(last - first, job.n_classes), last - first
+    where = device()
+    return Network(
+        backbone, head.to(where), torch.zeros(width).to(where), torch.ones(width).to(where), names, job, tuning
+    )
+
+
+def median_epochs(facts: Sequence[Mapping[str, Any]], tuning: Tuning) -> int:
+    """Epochs for the final fit: the median of the folds' best ones."""
+    return int(np.median([f["epochs"] for f in facts])) if facts else tuning.epochs

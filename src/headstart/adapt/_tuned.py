@@ -1,0 +1,41 @@
+"""Candidates that retrain a part of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headstart.adapt._job import Fitted, Job
+from headstart.modalities import Array
+
+EPOCHS_SEEN = 0.7  # share of the epochs that early stopping usually lets run
+
+
+@dataclass(frozen=True, slots=True)
+class Retrain:
+    """A candidate around ``tune``; ``options`` are the fields of ``Tuning``."""
+
+    name: str
+    strategy: str
+    options: tuple[tuple[str, Any], ...]
+
+    def seconds(self, job: Job, n_fits: int) -> float:
+        """From a measured training step; a pass over held-out rows costs a third of one."""
+        from headstart.adapt._tune import Tuning, seconds_per_example
+
+        tuning = Tuning(**dict(self.options))
+        passes = EPOCHS_SEEN * tuning.epochs * len(job.labels) * 1.1
+        return n_fits * seconds_per_example(job, tuning) * passes
+
+    def fit(self, job: Job, train: Array, step: str, facts: Sequence[Mapping[str, Any]] = ()) -> Fitted:
+        """Train with early stopping, or for the folds' median number of epochs when ``facts`` of folds are given."""
+        from headstart.adapt._tune import Tuning, median_epochs, tune
+
+        tuning = Tuning(**dict(self.options))
+        return tune(job, tuning, train, step, epochs=median_epochs(facts, tuning) if facts else None)
+
+
+def retrain(strategy: str, name: str | None = None, **options: Any) -> Retrain:
+    """A candidate by name and options."""
+    return Retrain(name or strategy, strategy, tuple(sorted(options.items())))

@@ -1,0 +1,30 @@
+"""``scratch``: the same architecture from random weights, the control that a verdict needs."""
+
+from __future__ import annotations
+
+from headstart.adapt._job import Candidate, Job
+from headstart.adapt._tuned import retrain
+
+
+class Scratch:
+    """Everything learns from random weights; norms use the batch's statistics."""
+
+    name, cost, transfers = "scratch", 4, False
+
+    def candidates(self, job: Job) -> list[Candidate]:
+        """One candidate."""
+        return [
+            retrain(
+                "scratch",
+                pretrained=False,
+                lr=2e-3,
+                head_lr=2e-3,
+                rate_decay=1.0,
+                epochs=40,
+                patience=12,
+                weight_decay=0.05,
+            )
+        ]
+
+
+STRATEGY = Scratch()

@@ -1,0 +1,181 @@
+"""A source: a pre-trained network plus its card, known without loading torch; the network is built on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headstart._errors import SourceError
+from headstart._runtime import atomic_folder, cache_dir
+
+if TYPE_CHECKING:
+    import torch
+
+    from headstart.sources._backbone import Backbone
+
+FORMAT = "1"  # of what the cache keeps per source
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pre-trained network, described.
+
+    ``weights`` is the file as it was published (safetensors, or a pickle-format state dict that is only read with
+    ``weights_only=True``); None means random weights. ``remap`` turns its state dict into the architecture's own
+    names. ``preprocessing`` is its modality's JSON data. ``card`` says what and how much it was trained on.
+    """
+
+    name: str
+    modality: str
+    architecture: str
+    preprocessing: Mapping[str, Any]
+    weights: Path
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
+    remap: Callable[[dict[str, torch.Tensor], torch.nn.Module], dict[str, torch.Tensor]] | None = None
+    sha256: str | None = None
+    """Expected checksum of ``weights``; a mismatch is an error."""
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex digest of weights, architecture and arguments: the key of everything computed from this source."""
+        found = file_sha256(self.weights)
+        if self.sha256 and found != self.sha256:
+            raise SourceError(
+                f"the weights of {self.name} are damaged or not the published ones: {self.weights} has sha256 "
+                f"{found[:12]}…, expected {self.sha256[:12]}…; install its package again"
+            )
+        text = json.dumps([FORMAT, found, self.architecture, dict(self.model_args)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def folder(self) -> Path:
+        """The cache's folder with this source's backbone as safetensors and its facts; made at first use."""
+        place = cache_dir() / "sources" / self.digest[:32]
+        if not (place / "facts.json").is_file():
+            self._convert(place)
+        return place
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Stages (name, width), feature width, parameters: read from the cache, no torch needed."""
+        facts: dict[str, Any] = json.loads((self.folder / "facts.json").read_text())
+        return facts
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Module names of the chain of stages."""
+        return tuple(stage["module"] for stage in self.facts["stages"])
+
+    @property
+    def backbone_file(self) -> Path:
+        """The backbone's weights (no output layer) as safetensors, fp32."""
+        return self.folder / "backbone.safetensors"
+
+    def backbone(self) -> Backbone:
+        """The pre-trained network without its output layer, in evaluation mode."""
+        from safetensors.torch import load_file
+
+        backbone = self._empty(seed=0)
+        backbone.network.load_state_dict(load_file(self.backbone_file))
+        return backbone
+
+    def scratch(self, seed: int) -> Backbone:
+        """The same architecture with random weights (its library's own initialisation), fixed by ``seed``."""
+        return self._empty(seed)
+
+    def _empty(self, seed: int) -> Backbone:
+        return build(self.architecture, self.model_args, self.preprocessing, seed)
+
+    def _convert(self, place: Path) -> None:
+        from safetensors.torch import save_file
+
+        from headstart.sources._backbone import Backbone, create
+
+        weights = read_weights(self.weights)
+        try:
+            network = create(
+                self.architecture,
+                self.model_args,
+                seed=0,
+                channels=channels(self.preprocessing),
+                remap=self.remap,
+                weights=weights,
+                num_classes=self.card.get("num_classes"),
+            )
+        except (RuntimeError, KeyError, ValueError) as error:
+            first = str(error).strip().splitlines()
+            detail = " ".join(line.strip() for line in first[:2])[:300]
+            raise SourceError(
+                f"the weights of {self.name} do not fit {self.architecture}: {detail}; "
+                f"look at {self.weights} and the architecture named in its config"
+            ) from error
+        backbone = Backbone(network, self.preprocessing)
+        with atomic_folder(place) as folder:
+            save_file(contiguous(network), folder / "backbone.safetensors", metadata={"format": "pt"})
+            (folder / "facts.json").write_text(json.dumps(backbone.facts(), indent=1))
+
+
+def build(architecture: str, model_args: Mapping[str, Any], preprocessing: Mapping[str, Any], seed: int) -> Backbone:
+    """An architecture with random weights as a Backbone."""
+    from headstart.sources._backbone import Backbone, create
+
+    return Backbone(create(architecture, model_args, seed=seed, channels=channels(preprocessing)), preprocessing)
+
+
+def channels(preprocessing: Mapping[str, Any]) -> int:
+    """Input channels that the preprocessing yields."""
+    return int(preprocessing.get("channels", 3))
+
+
+def contiguous(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict as separate contiguous fp32 tensors (safetensors refuses shared memory)."""
+    return {
+        name: (t.detach().float() if t.is_floating_point() else t.detach()).clone().contiguous()
+        for name, t in network.state_dict().items()
+    }
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """A state dict from safetensors, or from a pickle-format file as data only. Raises SourceError."""
+    import torch
+
+    if not path.is_file():
+        raise SourceError(f"the weights file {path} is missing")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise SourceError(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
+    import pickle
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise SourceError(
+            f"{path} holds more than plain tensors and is not loaded, because a pickle can run code; "
+            "ask for a safetensors file of the same weights"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(t, torch.Tensor) for t in loaded.values()):
+        raise SourceError(f"{path} is not a state dict (names to tensors)")
+    return loaded
+
+
+def file_sha256(path: Path) -> str:
+    """Checksum of a file, hex. Raises SourceError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SourceError(f"the weights file {path} cannot be read ({error.strerror})") from error

@@ -1,0 +1,72 @@
+"""A folder in timm's ``local-dir`` layout: ``config.json`` beside ``model.safetensors``. Our own sources are such."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from headstart._errors import SourceError
+from headstart.sources._source import Source
+
+ORDER = 1
+WEIGHTS = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin", "model.pth")
+
+
+def open(name: str) -> Source | None:
+    """The source in folder ``name``; None if there is no such folder."""
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        if path.is_absolute() or name.startswith((".", "~")):
+            raise SourceError(f"there is no source folder {name}")
+        return None
+    return read_folder(path, name)
+
+
+def at_hand() -> list[dict[str, Any]]:
+    """Folders are named by their path; none is listed."""
+    return []
+
+
+def read_folder(path: Path, name: str) -> Source:
+    """The source in a folder. Raises SourceError for a missing, damaged or hostile config or weights."""
+    config = read_config(path)
+    weights = next((path / w for w in WEIGHTS if (path / w).is_file()), None)
+    if weights is None:
+        raise SourceError(f"the source folder {path} has no {WEIGHTS[0]}; copy the weights beside its config.json")
+    try:
+        architecture, cfg = str(config["architecture"]), dict(config.get("pretrained_cfg") or config)
+        preprocessing = preprocessing_of(cfg)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SourceError(f"{path / 'config.json'} is not a timm config ({error!r} is missing or wrong)") from error
+    card = {"num_classes": config.get("num_classes", cfg.get("num_classes")), **dict(config.get("card") or {})}
+    modality = str(card.get("modality", "image"))
+    return Source(name, modality, architecture, preprocessing, weights, dict(config.get("model_args") or {}), card)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """``config.json`` of a source folder as a dict."""
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SourceError(f"{path} is not a source folder: it has no config.json") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SourceError(f"{file} cannot be read as JSON ({error})") from error
+    if not isinstance(config, dict) or "architecture" not in config:
+        raise SourceError(f"{file} names no architecture; a timm local-dir config is expected")
+    return config
+
+
+def preprocessing_of(cfg: dict[str, Any]) -> dict[str, Any]:
+    """timm's pretrained_cfg as the preprocessing of the image modality."""
+    channels, height, width = (int(v) for v in cfg.get("input_size", (3, 224, 224)))
+    return {
+        "size": [height, width],
+        "crop_pct": float(cfg.get("crop_pct", 0.875)),
+        "crop_mode": str(cfg.get("crop_mode", "center")),
+        "interpolation": str(cfg.get("interpolation", "bicubic")),
+        "mean": [float(v) for v in cfg.get("mean", (0.485, 0.456, 0.406))],
+        "std": [float(v) for v in cfg.get("std", (0.229, 0.224, 0.225))],
+        "channels": channels,
+    }
