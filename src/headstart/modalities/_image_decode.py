@@ -101,9 +101,7 @@ def _read(file: ImageFile.ImageFile, enough: Enough | None) -> Image.Image:
 def _check_pixels(width: int, height: int) -> None:
     if width * height > PIXEL_LIMIT:
         limit, mega = PIXEL_LIMIT / 1e6, width * height / 1e6
-        raise BadExample(
-            f"is too large ({width} × {height} is {mega:.0f} megapixels, the limit is {limit:.0f})"
-        )
+        raise BadExample(f"is too large ({width} × {height} is {mega:.0f} megapixels, the limit is {limit:.0f})")
     if width < 1 or height < 1:
         raise BadExample(f"has no pixels ({width} × {height})")
 
@@ -171,9 +169,11 @@ def _to_bytes(array: Array) -> Array:
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint16:
-        return np.rint(array.astype(np.float32) * (255 / 65535)).astype(np.uint8)
+        wide: Array = np.rint(array.astype(np.float32) * (255 / 65535)).astype(np.uint8)
+        return wide
     if array.dtype.kind != "f":
         raise BadExample(f"is an array of {array.dtype}; an image is uint8, uint16 or float from 0 to 1")
     if not np.isfinite(array).all() or array.min() < -1e-6 or array.max() > 1 + 1e-6:
         raise BadExample("is a float array with values outside 0 to 1; divide by its full scale first")
-    return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
+    scaled: Array = np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
+    return scaled

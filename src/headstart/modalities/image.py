@@ -29,8 +29,8 @@ class ImageModality:
     version = "1"
     default_source = "bundled/efficientnet-lite0"
     suffixes = frozenset(
-        (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff")
-        + (".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".ico", ".tga")
+        {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".jp2"}
+        | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".ico", ".tga"}
     )
     content_columns = (
         "image",
@@ -58,9 +58,7 @@ class ImageModality:
 
     def prepare(self, decoded: Any, preprocessing: Preprocessing, view: int = 0) -> Array:
         """uint8 [H, W, C]: view 0 as timm's evaluation transform, views 1, 2, … gentle fixed variations."""
-        picture = (
-            varied_view(decoded, preprocessing, view) if view else evaluation_view(decoded, preprocessing)
-        )
+        picture = varied_view(decoded, preprocessing, view) if view else evaluation_view(decoded, preprocessing)
         if preprocessing.get("channels", 3) == 1:
             return np.array(picture.convert("L"))[:, :, None]
         return np.array(picture)
