@@ -24,8 +24,8 @@ class Folds(list[tuple[Array, Array]]):
 def split(labels: Array, blocks: Array, *, seed: int, folds: int = 5) -> Folds:
     """At most ``folds`` stratified folds of rows: each row is held out exactly once, no block straddles.
 
-    ``labels`` and ``blocks`` are int [n]. There are fewer folds when there are fewer blocks, or when even the
-    commonest class has fewer. Raises DataError for a single block: there is nothing to hold out.
+    ``labels`` and ``blocks`` are int [n]. There are fewer folds when there are fewer blocks, or when no
+    class is spread over so many groups. Raises DataError for a single block: there is nothing to hold out.
     """
     labels, blocks = np.asarray(labels), np.unique(np.asarray(blocks), return_inverse=True)[1]
     spread = _blocks_per_class(labels, blocks)
@@ -35,8 +35,7 @@ def split(labels: Array, blocks: Array, *, seed: int, folds: int = 5) -> Folds:
             f"all {len(labels)} examples belong to one group; nothing can be held out: "
             "give examples of at least two groups, or leave the groups out"
         )
-    n_folds = max(2, min(folds, n_blocks, int(spread.max())))
-    held = _assign(labels, blocks, n_folds, seed)
+    held = _assign(labels, blocks, min(folds, n_blocks), int(spread.max()), seed)
     parts = [(np.flatnonzero(held != fold), np.flatnonzero(held == fold)) for fold in np.unique(held)]
     return Folds(parts, _notes(labels, parts, spread, folds))
 
@@ -62,15 +61,14 @@ def draw(labels: Array, blocks: Array, n: int, seed: int) -> Array:
 # ---------------------------------------------------------------- folds
 
 
-def _assign(labels: Array, blocks: Array, n_folds: int, seed: int) -> Array:
-    """int [n]: the fold that holds each row out."""
+def _assign(labels: Array, blocks: Array, n_folds: int, spread: int, seed: int) -> Array:
+    """int [n]: the fold that holds each row out; ``spread`` is the most blocks that any class has."""
     n_blocks = int(blocks.max()) + 1
-    if n_blocks == len(blocks) or n_blocks > _MANY_BLOCKS:
-        return _stratified(_majority(labels, blocks), n_folds, seed)[blocks]
-    held = _stratified_groups(labels, blocks, n_folds, seed)
-    if len(np.unique(held)) < 2:
-        return _stratified(_majority(labels, blocks), n_folds, seed)[blocks]
-    return held
+    if n_blocks < len(blocks) and n_blocks <= _MANY_BLOCKS and spread > 1:
+        held = _stratified_groups(labels, blocks, min(n_folds, spread), seed)
+        if len(np.unique(held)) > 1:
+            return held
+    return _stratified(_majority(labels, blocks), n_folds, seed)[blocks]
 
 
 def _stratified(labels: Array, n_folds: int, seed: int) -> Array:
@@ -133,9 +131,9 @@ def _majority(labels: Array, blocks: Array) -> Array:
 def _quotas(counts: Array, n: int, random: np.random.Generator) -> Array:
     """int [classes] that sum to ``n``: proportional, at least one for each class if there are so many."""
     present = counts > 0
-    least = (present & (present.sum() <= n)).astype(int)
+    least: Array = (present & (present.sum() <= n)).astype(int)
     share = (n - least.sum()) * (counts - least) / max((counts - least).sum(), 1)
-    quotas = least + np.floor(share).astype(int)
+    quotas: Array = least + np.floor(share).astype(int)
     ranked = np.lexsort((random.permutation(len(counts)), -(share - np.floor(share))))
     open_classes = ranked[quotas[ranked] < counts[ranked]]
     quotas[open_classes[: n - quotas.sum()]] += 1
