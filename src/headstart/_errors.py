@@ -1,11 +1,11 @@
 """What can go wrong, in one tree.
 
-    HeadstartError            anything headstart itself reports; its text is one line: cause, place, way out
-    ├── DataError             the user's data cannot be used as it is
-    │   └── BadExample        one example cannot be read (counted and listed, not fatal by itself)
-    ├── SourceError           a pre-trained network cannot be found, trusted or opened
-    ├── ModelError            a model folder is incomplete or damaged
-    └── OptionError           the arguments contradict each other or the data
+HeadstartError            anything headstart itself reports; its text is one line: cause, place, way out
+├── DataError             the user's data cannot be used as it is
+│   └── BadExample        one example cannot be read (counted and listed, not fatal by itself)
+├── SourceError           a pre-trained network cannot be found, trusted or opened
+├── ModelError            a model folder is incomplete or damaged
+└── OptionError           the arguments contradict each other or the data
 """
 
 from __future__ import annotations

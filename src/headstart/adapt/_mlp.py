@@ -23,13 +23,17 @@ def fit_mlp(features: Array, labels: Array, n_classes: int, blocks: Array, *, se
     scale = np.where(deviation > 1e-8, deviation, np.inf)
     standard = ((features - mean) / scale).astype(np.float32)
     errors = np.zeros(len(DECAYS))
-    for train, held in split(labels, blocks, seed=seed, folds=3)[0]:
+    for train, held in _inner(labels, blocks, seed):
         if len(np.unique(labels[train])) > 1:
             for i, decay in enumerate(DECAYS):
                 model = _train(standard[train], labels[train], decay, seed)
                 errors[i] += (model.predict(standard[held]) != labels[held]).sum()
     model = _train(standard, labels, DECAYS[int(np.argmin(errors))], seed)
     return _layers(model, mean, scale, n_classes)
+
+
+def _inner(labels: Array, blocks: Array, seed: int) -> list[tuple[Array, Array]]:
+    return split(labels, blocks, seed=seed, folds=3) if len(np.unique(blocks)) > 1 else []
 
 
 def _train(features: Array, labels: Array, decay: float, seed: int):  # type: ignore[no-untyped-def]

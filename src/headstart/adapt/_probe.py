@@ -30,7 +30,7 @@ class Linear:
 
 
 def fit_probe(
-    features: Array, labels: Array, n_classes: int, blocks: Array, *, seed: int, weights: Array | None = None
+    features: Array, labels: Array, n_classes: int, blocks: Array, *, seed: int
 ) -> Linear:
     """Fit on features [n, d], labels [n]; the penalty minimises the log-loss over inner folds that keep ``blocks``.
 
@@ -47,7 +47,9 @@ def choose_penalty(features: Array, labels: Array, blocks: Array, *, seed: int) 
     """The inverse strength with the smallest cross-validated log-loss; the middle one if nothing can be held out."""
     losses = np.zeros(len(PENALTIES))
     n_classes = int(labels.max()) + 1
-    for train, held in split(labels, blocks, seed=seed, folds=INNER_FOLDS)[0]:
+    if len(np.unique(blocks)) < 2:
+        return PENALTIES[len(PENALTIES) // 2]
+    for train, held in split(labels, blocks, seed=seed, folds=INNER_FOLDS):
         if len(np.unique(labels[train])) < 2:
             continue
         for i, linear in enumerate(_Space.of(features[train]).fit(labels[train], n_classes, PENALTIES)):

@@ -197,8 +197,9 @@ def tune(job: Job, tuning: Tuning, train: Array, step: str, *, epochs: int | Non
 
 def _inner(job: Job, train: Array) -> tuple[Array, Array]:
     """A fifth of the training rows held out for early stopping, by the same rules as every split."""
-    folds, _ = split(job.labels[train], job.blocks[train], seed=job.seed + 1, folds=5)
-    rows, held = folds[0]
+    if len(np.unique(job.blocks[train])) < 2:
+        return train, train[:0]
+    rows, held = split(job.labels[train], job.blocks[train], seed=job.seed + 1, folds=5)[0]
     return train[rows], train[held]
 
 

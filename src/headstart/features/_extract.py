@@ -38,6 +38,18 @@ class Features:
         """Feature rows [len(rows), …] of one view, in memory."""
         return self.views[view].gather([self._known(i) for i in rows])
 
+    def subset(self, rows: Array) -> Features:
+        """The features of only these examples."""
+        return Features([self.digests[i] for i in rows], {}, self.views, self.plain, self.computed)
+
+    def all_raw(self) -> Array:
+        """Raw inputs [n, p] of every example; zeros where one could not be read."""
+        known = [i for i, d in enumerate(self.digests) if d is not None]
+        found = self.raw(np.array(known, np.int64))
+        out = np.zeros((len(self.digests), *found.shape[1:]), found.dtype)
+        out[known] = found
+        return out
+
     def raw(self, rows: Array) -> Array:
         """Raw inputs as short vectors [len(rows), p], uint8."""
         return self.plain.gather([self._known(i) for i in rows])

@@ -1,0 +1,354 @@
+"""The main story: read, open, extract once, audit, try strategies inside the folds, choose, judge, hand back a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart import adapt, judge
+from headstart._budget import Budget, parse_budget
+from headstart._errors import OptionError
+from headstart._runtime import cache_dir, compute_dtype_name, say
+from headstart.deliver import Model, describe
+from headstart.features import Features, extract
+from headstart.modalities import Array
+from headstart.sources import Source, open_source
+from headstart.targets import Audit, Overlap, Target, audit, overlap, read, split
+
+CONTROLS = ("auto", "scratch", "none")
+PLAIN_CONTROL, SCRATCH_CONTROL = "plain baseline", "scratch"
+
+
+def fit(
+    data: Any,
+    labels: Sequence[Any] | None = None,
+    *,
+    source: str | Path | None = None,
+    strategy: str = "auto",
+    cut: int | str | None = None,
+    head: str = "linear",
+    label: str | None = None,
+    group: str | None = None,
+    groups: Sequence[Any] | None = None,
+    test: Any = None,
+    budget: str | float = "5m",
+    views: int | None = None,
+    control: str = "auto",
+    seed: int = 0,
+    out: str | Path | None = None,
+    allow_bad: bool = False,
+) -> Model:
+    """Adapt a pre-trained network to labelled examples; returns a model with an honest score and a verdict.
+
+    ``data``: a folder per class, a folder with ``metadata.csv``, a CSV or Parquet table, or a list of paths or
+    arrays with ``labels``. ``source``: a pre-trained network by name or folder (default: the modality's bundled
+    one). ``strategy``: "auto" tries extract, partial, light and full in order of cost within ``budget`` and keeps
+    the cheaper on ties; or one of these, or "scratch". ``cut``: the stage to cut after ("all": all depths at once,
+    with extract). ``head``: "linear" or "mlp". ``label``, ``group``: columns of a table; ``groups``: a list beside
+    ``labels``. ``test``: examples kept aside, scored once. ``budget``: seconds, or "2m". ``views``: variations per
+    example for training a part of the network (default 4 for up to 400 examples, then 1). ``control``: "scratch"
+    runs the from-scratch control whatever the budget, "auto" if time is left, "none" not. ``out``: model folder.
+
+    Raises DataError, SourceError, OptionError. A killed run continues when it is called again with the same
+    arguments; the result is the same for the same seed.
+    """
+    check_options(strategy, control, head, out)
+    clock = Budget(parse_budget(budget))
+    target = read(data, labels, label=label, group=group, groups=groups, test=test)
+    chosen = open_source(source if source is not None else target.modality.default_source)
+    pooled = extract(chosen, target.modality, target.examples)
+    target, found = audit(target, pooled.digests, pooled.problems, pooled.all_raw(), allow_bad=allow_bad)
+    pooled = pooled.subset(found.rows)
+    for line in found.lines():
+        say(line)
+    options = {"strategy": strategy, "cut": cut, "head": head, "views": views, "control": control}
+    run = Run(target, found, chosen, pooled, options, seed, clock)
+    run.try_strategies()
+    run.compare_with_controls()
+    model = run.finish()
+    if out is not None:
+        model.save(out)
+        say(f"model saved in {out}")
+    run.job.journal.finish()
+    return model
+
+
+def check_options(strategy: str, control: str, head: str, out: str | Path | None) -> None:
+    """Fail on contradictions before anything is read."""
+    adapt.strategies_for(strategy)
+    if control not in CONTROLS:
+        raise OptionError(f"no control is called {control!r}; choose one of {', '.join(CONTROLS)}")
+    if head not in ("linear", "mlp"):
+        raise OptionError(f"no head is called {head!r}; choose linear or mlp")
+    if out is not None and Path(out).exists() and not (Path(out) / "config.json").is_file() and (
+        not Path(out).is_dir() or any(Path(out).iterdir())
+    ):
+        raise OptionError(f"{out} exists and is no model folder; it is left alone: choose another --out")
+
+
+@dataclass(slots=True)
+class Tried:
+    """One candidate's held-out predictions."""
+
+    candidate: adapt.Candidate
+    logits: Array
+    """[n, k]; NaN for folds not run."""
+    facts: list[dict[str, Any]]
+    seconds: float
+    note: str = ""
+
+    def right(self, labels: Array) -> Array:
+        """1 where the held-out prediction is right [n]."""
+        return (self.logits.argmax(axis=1) == labels).astype(float)
+
+
+@dataclass(slots=True)
+class Run:
+    """A fit in progress: the data, what was tried, what came out."""
+
+    target: Target
+    found: Audit
+    source: Source
+    pooled: Features
+    options: dict[str, Any]
+    seed: int
+    clock: Budget
+    tried: list[Tried] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    controls: list[judge.Comparison] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    folds: Any = None
+    job: adapt.Job = field(init=False)
+    chosen: int = 0
+
+    def __post_init__(self) -> None:
+        labels, n = self.target.labels, len(self.target)
+        self.folds = split(labels, self.found.blocks, seed=self.seed)
+        views = self.options["views"] or (4 if n <= 400 else 1)
+        journal = adapt.Journal(cache_dir() / "runs" / self._key())
+        if journal.begun:
+            say("continuing an interrupted run of the same call")
+        self.job = adapt.Job(
+            self.source, self.target.modality, self.target.examples, labels, len(self.target.classes),
+            self.found.blocks, self.pooled, self.seed, journal, self.options["head"], self.options["cut"], views,
+        )
+
+    def _key(self) -> str:
+        digests = b"".join(d for d in self.pooled.digests if d)
+        about = [self.source.digest, dict(self.source.preprocessing), self.options, self.seed, compute_dtype_name(),
+                 list(self.target.classes), self.target.labels.tolist(), self.found.blocks.tolist()]
+        return hashlib.sha256(digests + json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
+
+    # ------------------------------------------------------------ trying
+
+    def try_strategies(self) -> None:
+        """Held-out predictions of each candidate, the cheapest first, as the budget allows; then the choice."""
+        candidates = [c for s in adapt.strategies_for(self.options["strategy"]) for c in s.candidates(self.job)]
+        if not candidates:
+            raise OptionError(f"{self.source.name} has no stages to cut between; use --strategy extract, light or full")
+        for candidate in candidates:
+            estimate = candidate.seconds(self.job, len(self.folds) + 1)
+            if self.tried and estimate > self.clock.left():
+                self.skipped[candidate.name] = f"would take about {_span(estimate)}, {_span(self.clock.left())} is left"
+                say(f"{candidate.name}: not tried, {self.skipped[candidate.name]}")
+                continue
+            if estimate > 5:
+                say(f"{candidate.name}: about {_span(estimate)}")
+            tried = self._cross_validate(candidate, self._best_right())
+            self.tried.append(tried)
+            self._tell(tried)
+        complete = [t for t in self.tried if not t.note]
+        rights = [t.right(self.target.labels) for t in complete]
+        self.chosen = self.tried.index(complete[judge.choose(rights, self.found.blocks)])
+
+    def _best_right(self) -> Array | None:
+        complete = [t.right(self.target.labels) for t in self.tried if not t.note]
+        return complete[judge.choose(complete, self.found.blocks)] if complete else None
+
+    def _cross_validate(self, candidate: adapt.Candidate, rival: Array | None) -> Tried:
+        start, facts = time.monotonic(), []
+        logits = np.full((len(self.target), self.job.n_classes), np.nan, np.float32)
+        seen = np.empty(0, np.int64)
+        note = ""
+        for number, (train, held) in enumerate(self.folds):
+            logits[held], fact = adapt.out_of_fold(candidate, self.job, number, train, held)
+            facts.append(fact)
+            seen = np.concatenate([seen, held])
+            if rival is not None and 2 <= number + 1 < len(self.folds) and self._hopeless(logits, rival, seen):
+                note = f"given up after {number + 1} of {len(self.folds)} folds: clearly behind"
+                break
+        return Tried(candidate, logits, facts, time.monotonic() - start, note)
+
+    def _hopeless(self, logits: Array, rival: Array, seen: Array) -> bool:
+        ours = (logits[seen].argmax(axis=1) == self.target.labels[seen]).astype(float)
+        gap = float(rival[seen].mean() - ours.mean())
+        return gap > 2 * judge.standard_error(ours, rival[seen], self.found.blocks[seen])
+
+    def _tell(self, tried: Tried) -> None:
+        seen = ~np.isnan(tried.logits[:, 0])
+        accuracy = 100 * tried.right(self.target.labels)[seen].mean()
+        say(f"{tried.candidate.name}: {accuracy:.1f} % held out, {_span(tried.seconds)}" + (f" ({tried.note})" if tried.note else ""))
+
+    # ------------------------------------------------------------ judging
+
+    def compare_with_controls(self) -> None:
+        """The plain baseline always; from scratch when the budget allows or it was asked for."""
+        self._plain_baseline()
+        if self.options["strategy"] == SCRATCH_CONTROL:
+            self.missing[SCRATCH_CONTROL] = "the model itself starts from scratch"
+        elif self.options["control"] == "none":
+            self.missing[SCRATCH_CONTROL] = "switched off"
+        else:
+            self._scratch()
+
+    def _plain_baseline(self) -> None:
+        logits = np.zeros((len(self.target), self.job.n_classes), np.float32)
+        raw = self.pooled.raw(np.arange(len(self.target))).astype(np.float32)
+        for train, held in self.folds:
+            probe = adapt.fit_probe(
+                raw[train], self.target.labels[train], self.job.n_classes, self.found.blocks[train], seed=self.seed
+            )
+            logits[held] = probe.logits(raw[held])
+        self._compare(f"logistic regression on {self.target.modality.plain_name}", logits)
+
+    def _scratch(self) -> None:
+        (candidate,) = adapt.strategies_for(SCRATCH_CONTROL)[0].candidates(self.job)
+        one = candidate.seconds(self.job, 1)
+        affordable = int(self.clock.left() / max(one, 1e-9))
+        count = len(self.folds) if self.options["control"] == SCRATCH_CONTROL else min(affordable, len(self.folds))
+        if count < 2:
+            self.missing[SCRATCH_CONTROL] = (
+                f"a fair run takes about {_span(2 * one)}, {_span(self.clock.left())} was left of the budget "
+                "(--control scratch runs it all the same)"
+            )
+            return
+        say(f"from scratch, the control: about {_span(one * count)}")
+        logits = np.full((len(self.target), self.job.n_classes), np.nan, np.float32)
+        for number, (train, held) in enumerate(self.folds[:count]):
+            logits[held], _ = adapt.out_of_fold(candidate, self.job, number, train, held)
+        self._compare("the same network from scratch", logits)
+
+    def _compare(self, name: str, logits: Array) -> None:
+        seen, labels = ~np.isnan(logits[:, 0]), self.target.labels
+        ours = (self.honest().argmax(axis=1) == labels)[seen]
+        theirs = (logits.argmax(axis=1) == labels)[seen]
+        comparison = judge.compare(name, ours, theirs, self.found.blocks[seen], seed=self.seed)
+        self.controls.append(comparison)
+        say(comparison.sentence())
+
+    def honest(self) -> Array:
+        """Held-out logits [n, k] of the procedure: in every fold those of the candidate that the others chose."""
+        complete = [t for t in self.tried if not t.note]
+        rights = [t.right(self.target.labels) for t in complete]
+        pick = judge.cross_fitted(rights, self.found.blocks, [held for _, held in self.folds])
+        stacked = np.stack([t.logits for t in complete])
+        found: Array = stacked[pick, np.arange(len(self.target))]
+        return found
+
+    # ------------------------------------------------------------ finishing
+
+    def finish(self) -> Model:
+        """Refit the choice on everything, calibrate, score, score the test part once, describe."""
+        labels, tried = self.target.labels, self.tried[self.chosen]
+        everything = np.arange(len(self.target))
+        fitted = tried.candidate.fit(self.job, everything, f"{tried.candidate.name}-final", tried.facts)
+        logits = self.honest()
+        probabilities = judge.cross_calibrated(logits, labels, [held for _, held in self.folds])
+        score = judge.score(probabilities, labels, self.found.blocks, seed=self.seed)
+        verdict = judge.Verdict(tuple(self.controls), self.missing)
+        config = self._config(fitted, judge.fit_temperature(tried.logits, labels))
+        evidence = {
+            "score": score.to_dict(),
+            "calibration_error": judge.calibration_error(probabilities, labels),
+            "verdict": verdict.to_dict(),
+            "chosen": tried.candidate.name,
+            "candidates": [self._row(t) for t in self.tried],
+            "not_tried": self.skipped,
+            "folds": {"count": len(self.folds), "notes": list(self.folds.notes)},
+            "confusion": _confusion(logits.argmax(axis=1), labels, self.job.n_classes),
+            "audit": self.found.to_dict(),
+        }
+        weights = fitted.network if fitted.network is not None else self.source.backbone_file
+        model = Model(config, fitted.head, weights, evidence)
+        if self.target.test is not None:
+            model.evidence["test"] = self._test(model, self.target.test)
+        model.evidence["seconds"] = round(self.clock.spent(), 1)
+        describe(model, verdict.lines())
+        for line in model.summary():
+            say(line)
+        return model
+
+    def _row(self, tried: Tried) -> dict[str, Any]:
+        right = tried.right(self.target.labels)[~np.isnan(tried.logits[:, 0])]
+        return {"name": tried.candidate.name, "accuracy": float(right.mean()), "examples": len(right),
+                "seconds": round(tried.seconds, 2), "note": tried.note, "folds": tried.facts}
+
+    def _config(self, fitted: adapt.Fitted, temperature: float) -> dict[str, Any]:
+        return {
+            "format": 1,
+            "modality": self.target.modality.name,
+            "source": self.source.name,
+            "source_card": dict(self.source.card),
+            "architecture": self.source.architecture,
+            "model_args": dict(self.source.model_args),
+            "preprocessing": dict(self.source.preprocessing),
+            "strategy": self.tried[self.chosen].candidate.strategy,
+            "candidate": self.tried[self.chosen].candidate.name,
+            "head": fitted.head.about(),
+            "classes": list(self.target.classes),
+            "temperature": temperature,
+            "seed": self.seed,
+            "precision": compute_dtype_name(),
+            "options": self.options,
+            "versions": _versions(),
+        }
+
+    def _test(self, model: Model, test: Target) -> dict[str, Any]:
+        """Score the part kept aside, once; its copies of training examples are left out."""
+        shared, probabilities = self._predict_test(model, test)
+        for line in shared.lines():
+            say(line)
+        rows = shared.rows
+        blocks = np.unique(_group_names(test)[rows], return_inverse=True)[1]
+        found = judge.score(probabilities[rows], test.labels[rows], blocks, seed=self.seed)
+        return {"score": found.to_dict(), "overlap": shared.to_dict()}
+
+    def _predict_test(self, model: Model, test: Target) -> tuple[Overlap, Array]:
+        features = extract(self.source, test.modality, test.examples, what="reading the test part")
+        shared = overlap(
+            self.target, self.pooled.digests, self.pooled.raw(np.arange(len(self.target))),
+            features.digests, features.all_raw(), features.problems,
+        )
+        if isinstance(model._weights, Path):  # the source's own network: its features are cached already
+            logits = np.zeros((len(test), self.job.n_classes))
+            logits[shared.rows] = model._head.logits(features.take(shared.rows))
+        else:
+            logits, _ = model.logits(test.examples)
+        return shared, judge.softmax(logits, float(model.config["temperature"]))
+
+
+def _group_names(target: Target) -> Array:
+    """A group name for every example; those without one are their own group."""
+    own = np.array([f"\0{i}" for i in range(len(target))], dtype=object)
+    return own if target.groups is None else np.where(target.groups == "", own, target.groups).astype(str)
+
+
+def _confusion(predicted: Array, labels: Array, k: int) -> list[list[int]]:
+    return np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k).tolist()  # type: ignore[no-any-return]
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("headstart", "torch", "timm", "scikit-learn", "numpy")}
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,212 @@
+"""The model: what is kept, saved, loaded and used. Data only: safetensors and JSON, no pickle, no code, no network."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headstart._errors import BadExample, DataError, ModelError
+from headstart._runtime import atomic_folder
+from headstart.adapt import Head
+from headstart.deliver._describe import summary
+from headstart.features import in_parallel
+from headstart.judge import softmax
+from headstart.modalities import Array, Example, modality
+from headstart.targets import read_examples
+
+if TYPE_CHECKING:
+    from headstart.sources import Backbone
+
+FORMAT = 1
+WEIGHTS, CONFIG, EVIDENCE = "model.safetensors", "config.json", "evidence.json"
+
+
+class Model:
+    """A trained classifier.
+
+    ``classes_`` [k] are the class names in the order of the columns of ``predict_proba``. ``evidence`` holds what
+    was measured: scores with intervals, verdict, audit, candidates.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        head: Head,
+        weights: Path | Mapping[str, Any],
+        evidence: Mapping[str, Any],
+        pages: Mapping[str, str] | None = None,
+    ) -> None:
+        self.config = dict(config)
+        self.evidence = dict(evidence)
+        self.classes_ = np.array(config["classes"])
+        self.path: Path | None = None
+        self._head = head
+        self._weights = weights  # safetensors file, or names to torch tensors
+        self._pages = dict(pages or {})
+        self._backbone: Backbone | None = None
+        self._lock = threading.Lock()
+
+    # ------------------------------------------------------------ use
+
+    def predict(self, items: Any) -> Array:
+        """Labels [n] for paths, encoded bytes or arrays. Raises DataError if one cannot be read."""
+        return self.classes_[self.predict_proba(items).argmax(axis=1)] if len(items) else self.classes_[:0]
+
+    def predict_proba(self, items: Any) -> Array:
+        """Calibrated probabilities [n, k], columns in the order of ``classes_``. Raises DataError as ``predict``."""
+        examples = read_examples(items)
+        probabilities, problems = self.probabilities(examples)
+        if problems:
+            row, reason = next(iter(sorted(problems.items())))
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise DataError(f"{examples[row].name} {reason}{more}; leave it out, or use the command, which lists such files")
+        return probabilities
+
+    def probabilities(self, examples: Sequence[Example]) -> tuple[Array, dict[int, str]]:
+        """Probabilities [n, k] with NaN rows where an example could not be read, and the reasons by row."""
+        logits, problems = self.logits(examples)
+        return softmax(logits, float(self.config["temperature"])) if len(logits) else logits, problems
+
+    def logits(self, examples: Sequence[Example]) -> tuple[Array, dict[int, str]]:
+        """Uncalibrated scores [n, k]; NaN rows for unreadable examples, whose reasons come beside."""
+        import torch
+
+        from headstart._runtime import compute_dtype, device
+
+        kind, preprocessing = modality(self.config["modality"]), self.config["preprocessing"]
+        out, problems = np.full((len(examples), len(self.classes_)), np.nan), {}
+        with self._lock, ExitStack() as stack:
+            backbone, where, dtype = self.backbone(), device(), compute_dtype()
+            run = stack.enter_context(backbone.depths())
+
+            def work(rows: Sequence[int]) -> None:
+                good, batch = [], []
+                for i in rows:
+                    try:
+                        decoded = kind.decode(examples[i].raw(), preprocessing)
+                    except BadExample as error:
+                        problems[i] = str(error)
+                        continue
+                    good.append(i)
+                    batch.append(kind.prepare(decoded, preprocessing))
+                if good:
+                    with torch.inference_mode():
+                        x = kind.to_input(torch.from_numpy(np.stack(batch)), preprocessing)
+                        out[good] = self._head.logits(run(x.to(where, dtype)).float().cpu().numpy())
+
+            in_parallel(range(len(examples)), work, what="predicting")
+        return out, problems
+
+    def backbone(self) -> Backbone:
+        """The network (torch), built at first use."""
+        if self._backbone is None:
+            import torch
+            from safetensors.torch import load_file
+
+            from headstart._runtime import compute_dtype, device
+            from headstart.sources import build
+
+            weights: Mapping[str, Any] = self._weights if isinstance(self._weights, Mapping) else load_file(self._weights)
+            names = {n.removeprefix("backbone."): t for n, t in weights.items() if not n.startswith("head.")}
+            backbone = build(self.config["architecture"], self.config["model_args"], self.config["preprocessing"], 0)
+            try:
+                backbone.network.load_state_dict(dict(names))
+            except RuntimeError as error:
+                detail = " ".join(str(error).split())[:200]
+                raise ModelError(f"{self.path or 'the model'} is damaged: {WEIGHTS} does not fit {CONFIG} ({detail}); "
+                                 "copy the folder again or run fit again") from error
+            backbone.network.to(device(), compute_dtype(), memory_format=torch.channels_last)
+            self._backbone = backbone
+        return self._backbone
+
+    def summary(self) -> list[str]:
+        """What came out, one line each."""
+        return summary(self)
+
+    # ------------------------------------------------------------ keep
+
+    def set_pages(self, pages: Mapping[str, str]) -> None:
+        """Texts saved beside the weights: model card, report."""
+        self._pages = dict(pages)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model folder, whole or not at all; an older one of that name is replaced only at the end."""
+        from safetensors.numpy import load_file as load_arrays
+        from safetensors.numpy import save_file
+
+        final = Path(folder)
+        if final.exists() and not (final / CONFIG).is_file() and any(final.iterdir()):
+            raise ModelError(f"{final} exists and is no model folder; it is left alone: choose another --out")
+        if isinstance(self._weights, Mapping):
+            arrays = {n: t.detach().cpu().float().numpy() if t.is_floating_point() else t.numpy()
+                      for n, t in self._weights.items()}
+        else:
+            arrays = load_arrays(self._weights)
+        named = {f"backbone.{n.removeprefix('backbone.')}": np.ascontiguousarray(a)
+                 for n, a in arrays.items() if not n.startswith("head.")}
+        with atomic_folder(final) as new:
+            save_file(named | self._head.tensors(), new / WEIGHTS, metadata={"format": "pt"})
+            _write_json(new / CONFIG, self.config)
+            _write_json(new / EVIDENCE, self.evidence)
+            for name, text in self._pages.items():
+                (new / name).write_text(text, encoding="utf-8")
+        self.path = final
+        return final
+
+    def __repr__(self) -> str:
+        return f"<headstart.Model {self.config['source']} · {self.config['strategy']} · {len(self.classes_)} classes>"
+
+
+def load(folder: str | Path) -> Model:
+    """The model in ``folder``; needs no network and no cache. Raises ModelError if it is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(folder)
+    if not (path / CONFIG).is_file():
+        raise ModelError(f"{path} is not a model folder: it has no {CONFIG}; give the folder that fit wrote")
+    config = _read_json(path / CONFIG)
+    try:
+        if int(config["format"]) > FORMAT:
+            raise ModelError(f"{path} was written by a newer headstart (format {config['format']}); upgrade to read it")
+        with safe_open(path / WEIGHTS, "np") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith("head.")}  # noqa: SIM118
+        head = Head.from_tensors(tensors, config["head"])
+        if len(head.layers[-1][1]) != len(config["classes"]):
+            raise KeyError("classes")
+        pages = {p.name: p.read_text(encoding="utf-8") for p in (path / "README.md", path / "report.html") if p.is_file()}
+        evidence = _read_json(path / EVIDENCE) if (path / EVIDENCE).is_file() else {}
+        model = Model(config, head, path / WEIGHTS, evidence, pages)
+        modality(config["modality"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(f"{path} is damaged ({' '.join(str(error).split())[:150]}); copy the folder again or run fit again"
+                         ) from error
+    model.path = path
+    return model
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False, default=_plain) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value)} is not JSON")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); copy the model folder again") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"{path} is not a JSON object; copy the model folder again")
+    return data
