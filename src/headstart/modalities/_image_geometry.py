@@ -62,9 +62,7 @@ def scaled_size(size: Size, preprocessing: Preprocessing) -> Size:
 
 def evaluation_view(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """The RGB picture that timm's evaluation transform would give, within one grey level."""
-    return cut(
-        image, _evaluation_window(image.size, preprocessing), preprocessing, _fill(preprocessing, (0, 0, 0))
-    )
+    return cut(image, _evaluation_window(image.size, preprocessing), preprocessing, _fill(preprocessing, (0, 0, 0)))
 
 
 def varied_view(image: Image.Image, preprocessing: Preprocessing, view: int) -> Image.Image:

@@ -83,9 +83,7 @@ def _candidates(signature: Array) -> Array:
     is equal with probability 0.25, and one of 24 bands at least with 0.998.
     """
     planes = np.random.default_rng(0).standard_normal((signature.shape[1], _BANDS * _BAND_BITS), np.float32)
-    bits = (signature @ planes > signature[:4000].mean(0) @ planes).reshape(
-        len(signature), _BANDS, _BAND_BITS
-    )
+    bits = (signature @ planes > signature[:4000].mean(0) @ planes).reshape(len(signature), _BANDS, _BAND_BITS)
     keys = bits @ (1 << np.arange(_BAND_BITS))
     found = [np.empty((0, 2), np.int64)]
     for band in range(_BANDS):
@@ -115,9 +113,7 @@ def _confirmed(plain: Array, pairs: Array, side: int) -> Array:
     """bool [m]: which pairs of rows agree in colour, whole and fine, in contrast and in level."""
     one, two = (plain[pairs[:, i]].reshape(-1, side, side, 3).astype(np.float32) for i in (0, 1))
     level = np.abs(one.mean((1, 2)) - two.mean((1, 2))).max(1)
-    whole, _ = _correlation(
-        one - one.mean((1, 2, 3), keepdims=True), two - two.mean((1, 2, 3), keepdims=True)
-    )
+    whole, _ = _correlation(one - one.mean((1, 2, 3), keepdims=True), two - two.mean((1, 2, 3), keepdims=True))
     fine, gain = _correlation(_fine(one), _fine(two))
     same_contrast = (gain < _GAIN) & (gain > 1 / _GAIN)
     agree: Array = (fine >= _ALIKE) & (whole >= _WHOLE_ALIKE) & same_contrast & (level <= _LEVEL)

@@ -40,6 +40,13 @@ class Target:
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         groups: Any = None if self.groups is None else self.groups[rows]
         return Target(
-            [self.examples[i] for i in rows.tolist()], self.labels[rows], self.classes, self.modality, groups,
-            self.test, self.notes, self.name, self.skipped,
+            [self.examples[i] for i in rows.tolist()],
+            self.labels[rows],
+            self.classes,
+            self.modality,
+            groups,
+            self.test,
+            self.notes,
+            self.name,
+            self.skipped,
         )
