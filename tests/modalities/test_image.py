@@ -153,9 +153,7 @@ def test_large_jpeg_is_decoded_small_but_not_smaller_than_needed():
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (5, 7, 4)])
-@pytest.mark.parametrize(
-    ("dtype", "value"), [(np.uint8, 51), (np.uint16, 13107), (np.float32, 0.2), (np.float64, 0.2)]
-)
+@pytest.mark.parametrize(("dtype", "value"), [(np.uint8, 51), (np.uint16, 13107), (np.float32, 0.2), (np.float64, 0.2)])
 def test_arrays_of_each_kind(shape, dtype, value):
     array = np.full(shape, value, dtype)
     if shape[-1] == 4:
@@ -192,12 +190,7 @@ def bomb():
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"0"))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize(
@@ -354,9 +347,7 @@ def altered(image):
 def test_altered_copies_are_found_and_nothing_else():
     pictures = [photo(seed=i) for i in range(60)]
     copies = [raw for image in pictures[:5] for raw in altered(image)]
-    rows = [MODALITY.plain(image) for image in pictures] + [
-        MODALITY.plain(MODALITY.decode(c)) for c in copies
-    ]
+    rows = [MODALITY.plain(image) for image in pictures] + [MODALITY.plain(MODALITY.decode(c)) for c in copies]
     pairs = MODALITY.near_duplicates(np.stack(rows))
     clusters = {tuple(sorted({i if i < 60 else (i - 60) // 4 for i in pair})) for pair in pairs}
     assert clusters == {(i,) for i in range(5)}

@@ -61,7 +61,7 @@ def scaled_size(size: Size, preprocessing: Preprocessing) -> Size:
 
 
 def evaluation_view(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """The RGB picture that timm's evaluation transform would give, within one grey level."""
+    """The RGB picture that timm's evaluation transform would give, within one grey level (two at rare ties)."""
     return cut(image, _evaluation_window(image.size, preprocessing), preprocessing, _fill(preprocessing, (0, 0, 0)))
 
 
