@@ -89,9 +89,8 @@ class Trainer:
                 if ended:
                     self._close_epoch()
                 self.state.seconds += time.monotonic() - start
-                if ended:
-                    say(self._line())
                 if ended or time.monotonic() - last > _EVERY:
+                    say(self._line())
                     self.save(checkpoint)
                     last = time.monotonic()
 
@@ -164,13 +163,15 @@ class Trainer:
         state.loss_sum, state.loss_steps = 0.0, 0
 
     def _line(self) -> str:
-        state, last = self.state, self.state.history[-1]
-        rate = state.step * self.batch_size / max(1e-9, state.seconds)
+        """Where the run stands: the last epoch's figures, else the loss so far; speed and time left."""
+        state = self.state
+        if state.loss_steps or not state.history:
+            said = f"loss {state.loss_sum / max(1, state.loss_steps):.3f}"
+        else:
+            said = f"loss {state.history[-1]['loss']:.3f}, held-out accuracy {state.history[-1]['accuracy']:.1%}"
+        rate = max(1e-9, state.step * self.batch_size / max(1e-9, state.seconds))
         left = (self.plan.steps - state.step) * self.batch_size / rate
-        return (
-            f"step {state.step} of {self.plan.steps}: loss {last['loss']:.3f}, held-out accuracy "
-            f"{last['accuracy']:.1%}, {rate:.0f} images/s, {left / 60:.1f} min left"
-        )
+        return f"step {state.step} of {self.plan.steps}: {said}, {rate:.0f} images/s, {left / 60:.1f} min left"
 
     # ------------------------------------------------------------ checkpoints
 
