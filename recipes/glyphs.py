@@ -23,7 +23,7 @@ import torch
 
 SIZE = 32  # pixels a side of the rendered images; the network sees them at INPUT
 INPUT = 48
-NETWORK: dict[str, Any] = {"architecture": "resnet10t", "model_args": {"channels": [32, 64, 128, 256]}}
+NETWORK: dict[str, Any] = {"architecture": "resnet10t", "model_args": {"channels": [48, 96, 160, 256]}}
 TRAINING: dict[str, Any] = {"batch_size": 256, "lr": 6e-3, "smoothing": 0.1, "augment": "shift", "half": True}
 BATCH = 512
 
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the source folder to write")
     parser.add_argument("--work", type=Path, default=Path("build/glyphs"), help="for the rendered table (150 MB)")
     parser.add_argument("--images", type=int, default=300_000)
-    parser.add_argument("--epochs", type=float, default=5)
+    parser.add_argument("--epochs", type=float, default=4)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     outlines = glyph_outlines.collect(args.seed)

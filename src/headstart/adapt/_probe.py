@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 
+from headstart._runtime import one_blas_thread
 from headstart.modalities import Array
 from headstart.targets import split
 
 PENALTIES = tuple(float(c) for c in np.logspace(-3, 4, 8))  # inverse strengths, for features scaled to unit length
 ABSENT = 10.0  # how far below the others a class scores that the training part did not have
 INNER_FOLDS = 4
+SMALL = 600  # rows up to which one BLAS thread is fastest
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,9 @@ def fit_probe(
     """
     if len(np.unique(labels)) < 2:
         return _constant(features.shape[1], labels, n_classes)
-    penalty = choose_penalty(features, labels, blocks, seed=seed)
-    return _Space.of(features).fit(labels, n_classes, [penalty])[0]
+    with one_blas_thread() if len(labels) <= SMALL else nullcontext():
+        penalty = choose_penalty(features, labels, blocks, seed=seed)
+        return _Space.of(features).fit(labels, n_classes, [penalty])[0]
 
 
 def choose_penalty(features: Array, labels: Array, blocks: Array, *, seed: int) -> float:
