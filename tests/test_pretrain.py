@@ -150,9 +150,11 @@ def test_other_options_start_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(KeyboardInterrupt):
         pretrain(shapes(), out=tmp_path / "a", epochs=1, **SMALL)
     mark = (tmp_path / ".a.pretrain" / "recipe").read_text()
+    decoded = (tmp_path / ".a.pretrain" / "pixels.u8").stat().st_mtime_ns
     with pytest.raises(KeyboardInterrupt):
         pretrain(shapes(), out=tmp_path / "a", epochs=2, **SMALL)
     assert (tmp_path / ".a.pretrain" / "recipe").read_text() != mark
+    assert (tmp_path / ".a.pretrain" / "pixels.u8").stat().st_mtime_ns == decoded  # other epochs, the same images
 
 
 def _stop(self: _trainer.Trainer, checkpoint: Path) -> None:

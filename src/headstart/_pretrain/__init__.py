@@ -73,12 +73,13 @@ def pretrain(
         "budget": seconds, "half": half, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay,
         "smoothing": smoothing, "augment": augment, "precision": str(dtype), "seed": seed,
     }  # fmt: skip
-    recipe = _recipe(_pixels.fingerprint(target), options)
+    data_digest = _pixels.fingerprint(target)
+    recipe = _recipe(data_digest, options)
     if resume and _finished(out, recipe):
         say(f"{out} is already there, made by the same call")
         return out
     work = _work_folder(out, recipe, resume)
-    pixels = _pixels.decode_all(target, _prepare.image_preprocessing(size), work, allow_bad)
+    pixels = _pixels.decode_all(target, data_digest, _prepare.image_preprocessing(size), work, allow_bad)
     task = _task(target, pixels.images, pixels.rows, size, seed)
     plan = _trainer.Plan(0, batch_size, lr, weight_decay, smoothing, augment, seed, dtype)
     trainer = _trainer.start(network, task, plan, work / "state.safetensors", epochs, seconds, started)
@@ -121,16 +122,17 @@ def _recipe(fingerprint: str, options: Mapping[str, Any]) -> str:
 
 
 def _work_folder(out: Path, recipe: str, resume: bool) -> Path:
-    """The run's own sibling folder, kept between attempts; one of another recipe is given up."""
+    """The run's own sibling folder, kept between attempts; the state of a run with another recipe is given up."""
     work = out.parent / f".{out.name}.pretrain"
-    mark = work / "recipe"
+    mark, state = work / "recipe", work / "state.safetensors"
     with plain_disk_errors(work):
-        if work.exists() and (not resume or not mark.is_file() or mark.read_text() != recipe):
-            say(f"starting over: {work} belongs to a run with other data or options" if resume else "starting over")
-            shutil.rmtree(work)
-        if work.exists():
-            say(f"continuing the run in {work}")
         work.mkdir(parents=True, exist_ok=True)
+        if state.is_file() and resume and mark.is_file() and mark.read_text() == recipe:
+            say(f"continuing the run in {work}")
+            return work
+        if state.is_file():
+            say(f"starting over: the run in {work} had other data or options" if resume else "starting over")
+            state.unlink()
         mark.write_text(recipe)
     return work
 

@@ -50,7 +50,9 @@ def _mark(example: Example) -> bytes:
     return f"{example.content} {facts.st_size} {facts.st_mtime_ns}".encode()
 
 
-def decode_all(target: Target, preprocessing: Preprocessing, work: Path, allow_bad: bool = False) -> Pixels:
+def decode_all(
+    target: Target, data_digest: str, preprocessing: Preprocessing, work: Path, allow_bad: bool = False
+) -> Pixels:
     """Decode every example into ``work`` (or find it done there); unreadable ones are left out and listed.
 
     Raises DataError above 10 % unreadable examples unless ``allow_bad``, or when the disk has no room.
@@ -58,10 +60,12 @@ def decode_all(target: Target, preprocessing: Preprocessing, work: Path, allow_b
     store, done = work / "pixels.u8", work / "pixels.json"
     height, width = preprocessing["size"]
     shape = (height, width, int(preprocessing["channels"]))
-    if not done.is_file():
+    key = json.dumps([data_digest, target.modality.version, dict(preprocessing)], sort_keys=True)
+    if not done.is_file() or json.loads(done.read_text(encoding="utf-8"))["key"] != key:
+        done.unlink(missing_ok=True)
         _check_room(len(target) * int(np.prod(shape)), work)
         rows, bad = _write(target, preprocessing, store)
-        atomic_write(done, json.dumps({"rows": rows, "bad": bad}).encode())
+        atomic_write(done, json.dumps({"key": key, "rows": rows, "bad": bad}).encode())
     facts = json.loads(done.read_text(encoding="utf-8"))
     _check_bad(facts["bad"], len(target), allow_bad)
     kept = np.array(facts["rows"], dtype=np.int64)
