@@ -3,7 +3,8 @@
     python recipes/glyphs.py --out src/headstart/sources/data/glyphs
 
 On a Debian machine, after ``apt-get install`` of the packages in ``glyph_fonts.txt``. Digits are left out, so that
-a test on digits is a test of transfer.
+a test on digits is a test of transfer. On a busy machine OMP_NUM_THREADS=1 is faster: threads that wait for each other
+waste what they share.
 """
 
 from __future__ import annotations
@@ -77,9 +78,9 @@ def card(outlines: glyph_outlines.Outlines, images: int) -> dict[str, Any]:
         "fonts": outlines.fonts,
         "notes": [
             "Made by `recipes/glyphs.py`. Letters of installed fonts are reduced to their skeleton and redrawn with a "
-            "round pen of random width, or kept with their own outline and a random weight; then slanted, stretched, "
-            "bent, blurred, made noisy, bright on dark or dark on bright. Only what the network learnt is kept: no "
-            "font and no image.",
+            "round pen of random width, or keep their own outline at a random weight; then they are slanted, "
+            "stretched, bent, blurred and made noisy, bright on dark or dark on bright. Only what the network learnt "
+            "is kept: no font and no image.",
             "Meant for single characters, signs and simple drawings, not for photographs. Digits, and letters that "
             "were derived from digits, were left out on purpose.",
         ],
@@ -94,7 +95,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the source folder to write")
     parser.add_argument("--work", type=Path, default=Path("build/glyphs"), help="for the rendered table (150 MB)")
     parser.add_argument("--images", type=int, default=300_000)
-    parser.add_argument("--epochs", type=float, default=4)
+    parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     outlines = glyph_outlines.collect(args.seed)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from headstart._pretrain._trainer import Trainer
 from headstart._runtime import cores
@@ -36,7 +37,8 @@ def facts(target: Target, trainer: Trainer, skipped: int, options: Mapping[str, 
         "steps": plan.steps,
         "batch_size": trainer.batch_size,
         "seconds": round(state.seconds),
-        "machine": f"{cores()} cores, {trainer.device.type}, {str(plan.dtype).removeprefix('torch.')}",
+        "machine": f"{trainer.device.type}, {torch.get_num_threads()} of {cores()} cores, "
+        f"{str(plan.dtype).removeprefix('torch.')}",
         "training": f"AdamW, lr {plan.lr:g}, weight decay {plan.weight_decay:g}, label smoothing "
         f"{plan.smoothing:g}, augmentation {plan.augment}",
         "seed": plan.seed,

@@ -92,6 +92,7 @@ def _readme(architecture: str, preprocessing: Mapping[str, Any], card: Mapping[s
     return "\n".join([*lines, curve, *(str(note) + "\n" for note in card.get("notes", ()))])
 
 
+_FEW = 12
 _SHOWN = ("name", "about", "notes", "recipe")
 
 
@@ -99,5 +100,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{k} {v}" for k, v in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value))
+        few = ", ".join(map(str, value[:_FEW]))
+        return few if len(value) <= _FEW else f"{few} and {len(value) - _FEW} more (all in config.json)"
     return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
