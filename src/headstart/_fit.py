@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from headstart import adapt, judge
 from headstart._budget import Budget, parse_budget
 from headstart._errors import OptionError
-from headstart._runtime import cache_dir, compute_dtype_name, say
+from headstart._runtime import cache_dir, compute_dtype_name, cores, say, side_by_side
 from headstart.deliver import Model, describe
 from headstart.features import Features, extract
 from headstart.modalities import Array
@@ -87,8 +87,11 @@ def check_options(strategy: str, control: str, head: str, out: str | Path | None
         raise OptionError(f"no control is called {control!r}; choose one of {', '.join(CONTROLS)}")
     if head not in ("linear", "mlp"):
         raise OptionError(f"no head is called {head!r}; choose linear or mlp")
-    if out is not None and Path(out).exists() and not (Path(out) / "config.json").is_file() and (
-        not Path(out).is_dir() or any(Path(out).iterdir())
+    if (
+        out is not None
+        and Path(out).exists()
+        and not (Path(out) / "config.json").is_file()
+        and (not Path(out).is_dir() or any(Path(out).iterdir()))
     ):
         raise OptionError(f"{out} exists and is no model folder; it is left alone: choose another --out")
 
@@ -136,14 +139,32 @@ class Run:
         if journal.begun:
             say("continuing an interrupted run of the same call")
         self.job = adapt.Job(
-            self.source, self.target.modality, self.target.examples, labels, len(self.target.classes),
-            self.found.blocks, self.pooled, self.seed, journal, self.options["head"], self.options["cut"], views,
+            self.source,
+            self.target.modality,
+            self.target.examples,
+            labels,
+            len(self.target.classes),
+            self.found.blocks,
+            self.pooled,
+            self.seed,
+            journal,
+            self.options["head"],
+            self.options["cut"],
+            views,
         )
 
     def _key(self) -> str:
         digests = b"".join(d for d in self.pooled.digests if d)
-        about = [self.source.digest, dict(self.source.preprocessing), self.options, self.seed, compute_dtype_name(),
-                 list(self.target.classes), self.target.labels.tolist(), self.found.blocks.tolist()]
+        about = [
+            self.source.digest,
+            dict(self.source.preprocessing),
+            self.options,
+            self.seed,
+            compute_dtype_name(),
+            list(self.target.classes),
+            self.target.labels.tolist(),
+            self.found.blocks.tolist(),
+        ]
         return hashlib.sha256(digests + json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
 
     # ------------------------------------------------------------ trying
@@ -177,14 +198,34 @@ class Run:
         logits = np.full((len(self.target), self.job.n_classes), np.nan, np.float32)
         seen = np.empty(0, np.int64)
         note = ""
-        for number, (train, held) in enumerate(self.folds):
-            logits[held], fact = adapt.out_of_fold(candidate, self.job, number, train, held)
-            facts.append(fact)
-            seen = np.concatenate([seen, held])
-            if rival is not None and 2 <= number + 1 < len(self.folds) and self._hopeless(logits, rival, seen):
-                note = f"given up after {number + 1} of {len(self.folds)} folds: clearly behind"
+        wave = self._wave(candidate)
+        for first in range(0, len(self.folds), wave):
+            held_out = self._held_out(candidate, range(first, min(first + wave, len(self.folds))))
+            for held, part, fact in held_out:
+                logits[held] = part
+                facts.append(fact)
+                seen = np.concatenate([seen, held])
+            done = first + len(held_out)
+            if rival is not None and 2 <= done < len(self.folds) and self._hopeless(logits, rival, seen):
+                note = f"given up after {done} of {len(self.folds)} folds: clearly behind"
                 break
         return Tried(candidate, logits, facts, time.monotonic() - start, note)
+
+    def _wave(self, candidate: adapt.Candidate) -> int:
+        """How many folds run side by side; the cheap ones need no threads of their own."""
+        return max(2, min(cores(), len(self.folds))) if candidate.parallel else len(self.folds)
+
+    def _held_out(
+        self, candidate: adapt.Candidate, numbers: Iterable[int]
+    ) -> list[tuple[Array, Array, dict[str, Any]]]:
+        """(held rows, their logits, facts) of some folds."""
+
+        def task(number: int) -> Callable[[], tuple[Array, Array, dict[str, Any]]]:
+            train, held = self.folds[number]
+            return lambda: (held, *adapt.out_of_fold(candidate, self.job, number, train, held))
+
+        tasks = [task(number) for number in numbers]
+        return side_by_side(tasks) if candidate.parallel else [run() for run in tasks]
 
     def _hopeless(self, logits: Array, rival: Array, seen: Array) -> bool:
         ours = (logits[seen].argmax(axis=1) == self.target.labels[seen]).astype(float)
@@ -194,7 +235,10 @@ class Run:
     def _tell(self, tried: Tried) -> None:
         seen = ~np.isnan(tried.logits[:, 0])
         accuracy = 100 * tried.right(self.target.labels)[seen].mean()
-        say(f"{tried.candidate.name}: {accuracy:.1f} % held out, {_span(tried.seconds)}" + (f" ({tried.note})" if tried.note else ""))
+        say(
+            f"{tried.candidate.name}: {accuracy:.1f} % held out, {_span(tried.seconds)}"
+            + (f" ({tried.note})" if tried.note else "")
+        )
 
     # ------------------------------------------------------------ judging
 
@@ -231,8 +275,8 @@ class Run:
             return
         say(f"from scratch, the control: about {_span(one * count)}")
         logits = np.full((len(self.target), self.job.n_classes), np.nan, np.float32)
-        for number, (train, held) in enumerate(self.folds[:count]):
-            logits[held], _ = adapt.out_of_fold(candidate, self.job, number, train, held)
+        for held, part, _ in self._held_out(candidate, range(count)):
+            logits[held] = part
         self._compare("the same network from scratch", logits)
 
     def _compare(self, name: str, logits: Array) -> None:
@@ -287,8 +331,14 @@ class Run:
 
     def _row(self, tried: Tried) -> dict[str, Any]:
         right = tried.right(self.target.labels)[~np.isnan(tried.logits[:, 0])]
-        return {"name": tried.candidate.name, "accuracy": float(right.mean()), "examples": len(right),
-                "seconds": round(tried.seconds, 2), "note": tried.note, "folds": tried.facts}
+        return {
+            "name": tried.candidate.name,
+            "accuracy": float(right.mean()),
+            "examples": len(right),
+            "seconds": round(tried.seconds, 2),
+            "note": tried.note,
+            "folds": tried.facts,
+        }
 
     def _config(self, fitted: adapt.Fitted, temperature: float) -> dict[str, Any]:
         return {
@@ -323,8 +373,12 @@ class Run:
     def _predict_test(self, model: Model, test: Target) -> tuple[Overlap, Array]:
         features = extract(self.source, test.modality, test.examples, what="reading the test part")
         shared = overlap(
-            self.target, self.pooled.digests, self.pooled.raw(np.arange(len(self.target))),
-            features.digests, features.all_raw(), features.problems,
+            self.target,
+            self.pooled.digests,
+            self.pooled.raw(np.arange(len(self.target))),
+            features.digests,
+            features.all_raw(),
+            features.problems,
         )
         if isinstance(model._weights, Path):  # the source's own network: its features are cached already
             logits = np.zeros((len(test), self.job.n_classes))

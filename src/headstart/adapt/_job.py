@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ import numpy as np
 
 from headstart.adapt._head import Head
 from headstart.adapt._journal import Journal
-from headstart.features import Features, extract
+from headstart.features import INPUT, Features, extract
 from headstart.modalities import Array, Example, Modality
 from headstart.sources import Source
 
@@ -35,6 +36,7 @@ class Job:
     cut: int | str | None = None
     views: int = 1
     _inputs: dict[str, Features] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def columns(self, where: int | str | None) -> tuple[int, int]:
         """First and last column, in the pooled features of all depths, of the network's output (None), of stage
@@ -49,12 +51,13 @@ class Job:
 
     def inputs(self, kind: str) -> Features:
         """Features of another kind for all examples and views, extracted once per job."""
-        if kind not in self._inputs:
-            what = "preparing pictures" if kind == "input" else "computing the frozen part"
-            self._inputs[kind] = extract(
-                self.source, self.modality, self.examples, kind=kind, views=self.views, what=what
-            )
-        return self._inputs[kind]
+        with self._lock:
+            if kind not in self._inputs:
+                what = "preparing the input" if kind == INPUT else "computing the frozen part"
+                self._inputs[kind] = extract(
+                    self.source, self.modality, self.examples, kind=kind, views=self.views, what=what
+                )
+            return self._inputs[kind]
 
 
 class Fitted(Protocol):
@@ -76,6 +79,8 @@ class Candidate(Protocol):
 
     name: str
     strategy: str
+    parallel: bool
+    """Whether fits for several folds gain from running side by side."""
 
     def seconds(self, job: Job, n_fits: int) -> float:
         """Estimated wall time of ``n_fits`` fits."""

@@ -32,9 +32,7 @@ class Linear:
         return features.astype(np.float32) @ self.weight.T + self.bias
 
 
-def fit_probe(
-    features: Array, labels: Array, n_classes: int, blocks: Array, *, seed: int
-) -> Linear:
+def fit_probe(features: Array, labels: Array, n_classes: int, blocks: Array, *, seed: int) -> Linear:
     """Fit on features [n, d], labels [n]; the penalty minimises the log-loss over inner folds that keep ``blocks``.
 
     Classes that do not occur in ``labels`` get a fixed low score. Solved in the space that the rows span (at most n

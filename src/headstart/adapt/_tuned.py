@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from headstart.adapt._job import Fitted, Job
+from headstart._runtime import half_the_cores
 from headstart.modalities import Array
 
 EPOCHS_SEEN = 0.7  # share of the epochs that early stopping usually lets run
+SHARING = 0.7  # wall time per fit when folds train side by side, against one alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,7 @@ class Retrain:
     name: str
     strategy: str
     options: tuple[tuple[str, Any], ...]
+    parallel: bool = True
 
     def seconds(self, job: Job, n_fits: int) -> float:
         """From a measured training step; a pass over held-out rows costs a third of one."""
@@ -26,14 +30,16 @@ class Retrain:
 
         tuning = Tuning(**dict(self.options))
         passes = EPOCHS_SEEN * tuning.epochs * len(job.labels) * 1.1
-        return n_fits * seconds_per_example(job, tuning) * passes
+        with half_the_cores():
+            return n_fits * seconds_per_example(job, tuning) * passes * SHARING
 
     def fit(self, job: Job, train: Array, step: str, facts: Sequence[Mapping[str, Any]] = ()) -> Fitted:
         """Train with early stopping, or for the folds' median number of epochs when ``facts`` of folds are given."""
         from headstart.adapt._tune import Tuning, median_epochs, tune
 
         tuning = Tuning(**dict(self.options))
-        return tune(job, tuning, train, step, epochs=median_epochs(facts, tuning) if facts else None)
+        with half_the_cores() if facts else nullcontext():  # folds run side by side and have their share
+            return tune(job, tuning, train, step, epochs=median_epochs(facts, tuning) if facts else None)
 
 
 def retrain(strategy: str, name: str | None = None, **options: Any) -> Retrain:

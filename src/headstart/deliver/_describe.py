@@ -135,7 +135,9 @@ def _confusion(model: Model) -> str:
     if len(classes) > 30:
         pairs = [(n, i, j) for i, row in enumerate(counts) for j, n in enumerate(row) if i != j and n]
         worst = sorted(pairs, reverse=True)[:20]
-        return "<ul>" + "".join(f"<li>{e(classes[i])} taken for {e(classes[j])}: {n}</li>" for n, i, j in worst) + "</ul>"
+        return (
+            "<ul>" + "".join(f"<li>{e(classes[i])} taken for {e(classes[j])}: {n}</li>" for n, i, j in worst) + "</ul>"
+        )
     head = "".join(f"<th>{e(c)}</th>" for c in classes)
     rows = "".join(
         f"<tr><th>{e(classes[i])}</th>" + "".join(_shade(n, sum(row)) for n in row) + "</tr>"

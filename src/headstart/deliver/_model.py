@@ -65,7 +65,9 @@ class Model:
         if problems:
             row, reason = next(iter(sorted(problems.items())))
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            raise DataError(f"{examples[row].name} {reason}{more}; leave it out, or use the command, which lists such files")
+            raise DataError(
+                f"{examples[row].name} {reason}{more}; leave it out, or use the command, which lists such files"
+            )
         return probabilities
 
     def probabilities(self, examples: Sequence[Example]) -> tuple[Array, dict[int, str]]:
@@ -112,15 +114,19 @@ class Model:
             from headstart._runtime import compute_dtype, device
             from headstart.sources import build
 
-            weights: Mapping[str, Any] = self._weights if isinstance(self._weights, Mapping) else load_file(self._weights)
+            weights: Mapping[str, Any] = (
+                self._weights if isinstance(self._weights, Mapping) else load_file(self._weights)
+            )
             names = {n.removeprefix("backbone."): t for n, t in weights.items() if not n.startswith("head.")}
             backbone = build(self.config["architecture"], self.config["model_args"], self.config["preprocessing"], 0)
             try:
                 backbone.network.load_state_dict(dict(names))
             except RuntimeError as error:
                 detail = " ".join(str(error).split())[:200]
-                raise ModelError(f"{self.path or 'the model'} is damaged: {WEIGHTS} does not fit {CONFIG} ({detail}); "
-                                 "copy the folder again or run fit again") from error
+                raise ModelError(
+                    f"{self.path or 'the model'} is damaged: {WEIGHTS} does not fit {CONFIG} ({detail}); "
+                    "copy the folder again or run fit again"
+                ) from error
             backbone.network.to(device(), compute_dtype(), memory_format=torch.channels_last)
             self._backbone = backbone
         return self._backbone
@@ -144,12 +150,17 @@ class Model:
         if final.exists() and not (final / CONFIG).is_file() and any(final.iterdir()):
             raise ModelError(f"{final} exists and is no model folder; it is left alone: choose another --out")
         if isinstance(self._weights, Mapping):
-            arrays = {n: t.detach().cpu().float().numpy() if t.is_floating_point() else t.numpy()
-                      for n, t in self._weights.items()}
+            arrays = {
+                n: t.detach().cpu().float().numpy() if t.is_floating_point() else t.numpy()
+                for n, t in self._weights.items()
+            }
         else:
             arrays = load_arrays(self._weights)
-        named = {f"backbone.{n.removeprefix('backbone.')}": np.ascontiguousarray(a)
-                 for n, a in arrays.items() if not n.startswith("head.")}
+        named = {
+            f"backbone.{n.removeprefix('backbone.')}": np.ascontiguousarray(a)
+            for n, a in arrays.items()
+            if not n.startswith("head.")
+        }
         with atomic_folder(final) as new:
             save_file(named | self._head.tensors(), new / WEIGHTS, metadata={"format": "pt"})
             _write_json(new / CONFIG, self.config)
@@ -179,13 +190,16 @@ def load(folder: str | Path) -> Model:
         head = Head.from_tensors(tensors, config["head"])
         if len(head.layers[-1][1]) != len(config["classes"]):
             raise KeyError("classes")
-        pages = {p.name: p.read_text(encoding="utf-8") for p in (path / "README.md", path / "report.html") if p.is_file()}
+        pages = {
+            p.name: p.read_text(encoding="utf-8") for p in (path / "README.md", path / "report.html") if p.is_file()
+        }
         evidence = _read_json(path / EVIDENCE) if (path / EVIDENCE).is_file() else {}
         model = Model(config, head, path / WEIGHTS, evidence, pages)
         modality(config["modality"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise ModelError(f"{path} is damaged ({' '.join(str(error).split())[:150]}); copy the folder again or run fit again"
-                         ) from error
+        raise ModelError(
+            f"{path} is damaged ({' '.join(str(error).split())[:150]}); copy the folder again or run fit again"
+        ) from error
     model.path = path
     return model
 

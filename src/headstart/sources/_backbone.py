@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from torch import nn
 from headstart._errors import SourceError
 from headstart.sources._cut import Cut, capture, only_tensor
 
+_CREATING = threading.Lock()  # initialisation draws from torch's one global generator
 Remap = Callable[[dict[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]]
 
 
@@ -35,7 +37,7 @@ def create(
     if not timm.is_model(architecture):
         raise SourceError(f"no architecture is called {architecture!r}{_close(architecture)}")
     overlay: dict[str, Any] = {}
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+    with _CREATING, warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         if weights is not None:

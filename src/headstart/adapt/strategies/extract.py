@@ -32,6 +32,7 @@ class _Probe:
     depth: int | str | None
     head: str
     strategy: str = "extract"
+    parallel: bool = False
 
     @property
     def name(self) -> str:

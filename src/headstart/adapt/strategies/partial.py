@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 from headstart._errors import OptionError
 from headstart.adapt._job import Candidate, Job
 from headstart.adapt._tuned import retrain
 
 
 class Partial:
-    """The suffix from a cut. Without ``cut``: the upper third of the stages."""
+    """The suffix from a cut. Without ``cut``: the upper quarter of the stages."""
 
     name, cost, transfers = "partial", 1, True
 
     def candidates(self, job: Job) -> list[Candidate]:
         """One candidate; none for a network that has no stages to cut between."""
         n = len(job.source.stages)
-        cut = job.cut if isinstance(job.cut, int) else max(1, round(2 * n / 3))
+        cut = job.cut if isinstance(job.cut, int) else max(1, math.floor(0.8 * n))
         if job.cut is not None and not 1 <= cut <= n:
             raise OptionError(f"--cut {job.cut} does not exist: {job.source.name} can be cut after stage 1 to {n}")
         return [retrain("partial", f"partial from stage {cut + 1}", cut=cut)] if n else []
