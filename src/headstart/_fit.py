@@ -1,4 +1,4 @@
-"""The main story: read, open, extract once, audit, try strategies inside the folds, choose, judge, hand back a model."""
+"""The main story: read, open, extract once, audit, try strategies inside the folds, choose, judge, hand back."""
 
 from __future__ import annotations
 
@@ -109,7 +109,8 @@ class Tried:
 
     def right(self, labels: Array) -> Array:
         """1 where the held-out prediction is right [n]."""
-        return (self.logits.argmax(axis=1) == labels).astype(float)
+        right: Array = (self.logits.argmax(axis=1) == labels).astype(float)
+        return right
 
 
 @dataclass(slots=True)
@@ -366,8 +367,7 @@ class Run:
         for line in shared.lines():
             say(line)
         rows = shared.rows
-        blocks = np.unique(_group_names(test)[rows], return_inverse=True)[1]
-        found = judge.score(probabilities[rows], test.labels[rows], blocks, seed=self.seed)
+        found = judge.score(probabilities[rows], test.labels[rows], test.group_codes()[rows], seed=self.seed)
         return {"score": found.to_dict(), "overlap": shared.to_dict()}
 
     def _predict_test(self, model: Model, test: Target) -> tuple[Overlap, Array]:
@@ -388,14 +388,8 @@ class Run:
         return shared, judge.softmax(logits, float(model.config["temperature"]))
 
 
-def _group_names(target: Target) -> Array:
-    """A group name for every example; those without one are their own group."""
-    own = np.array([f"\0{i}" for i in range(len(target))], dtype=object)
-    return own if target.groups is None else np.where(target.groups == "", own, target.groups).astype(str)
-
-
 def _confusion(predicted: Array, labels: Array, k: int) -> list[list[int]]:
-    return np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k).tolist()  # type: ignore[no-any-return]
+    return np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k).tolist()
 
 
 def _versions() -> dict[str, str]:

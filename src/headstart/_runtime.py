@@ -105,8 +105,9 @@ def side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     Several single-threaded computations beat one that many threads share: no thread waits for another, which on a
     busy machine costs far more than it saves. On an accelerator the tasks run one after the other.
     """
-    import torch
     from concurrent.futures import ThreadPoolExecutor
+
+    import torch
 
     if device().type != "cpu" or len(tasks) < 2 or cores() < 2:
         return [task() for task in tasks]
@@ -203,10 +204,15 @@ def atomic_write(path: Path, data: bytes) -> None:
 _quiet = False
 
 
-def set_quiet(quiet: bool) -> None:
-    """Silence progress bars and messages (the library's default is to speak only on a terminal or when asked)."""
+@contextmanager
+def quiet(on: bool = True) -> Iterator[None]:
+    """Within it no message and no progress bar."""
     global _quiet
-    _quiet = quiet
+    before, _quiet = _quiet, on or _quiet
+    try:
+        yield
+    finally:
+        _quiet = before
 
 
 def say(text: str) -> None:

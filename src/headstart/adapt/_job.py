@@ -63,12 +63,17 @@ class Job:
 class Fitted(Protocol):
     """A candidate after learning."""
 
-    head: Head
-    network: Mapping[str, Any] | None
-    """The tuned network's state dict (torch tensors); None where the source's own weights are used unchanged."""
+    @property
+    def head(self) -> Head:
+        """The new output layer or layers."""
 
-    facts: Mapping[str, Any]
-    """What was learnt about learning: penalty, epochs, …"""
+    @property
+    def network(self) -> Mapping[str, Any] | None:
+        """The tuned network's state dict (torch tensors); None where the source's own weights are used unchanged."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What was learnt about learning: penalty, epochs, …"""
 
     def logits(self, rows: Array) -> Array:
         """[len(rows), n_classes] for rows of the job."""
@@ -77,10 +82,17 @@ class Fitted(Protocol):
 class Candidate(Protocol):
     """One way to adapt. ``fit`` learns from the rows ``train`` alone."""
 
-    name: str
-    strategy: str
-    parallel: bool
-    """Whether fits for several folds gain from running side by side."""
+    @property
+    def name(self) -> str:
+        """What the user is shown."""
+
+    @property
+    def strategy(self) -> str:
+        """Name of its strategy."""
+
+    @property
+    def parallel(self) -> bool:
+        """Whether fits for several folds gain from running side by side."""
 
     def seconds(self, job: Job, n_fits: int) -> float:
         """Estimated wall time of ``n_fits`` fits."""

@@ -102,7 +102,7 @@ class Network:
             return forward
 
         for convolution in convolutions:
-            convolution.forward = outside(convolution)
+            convolution.forward = outside(convolution)  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
@@ -175,7 +175,7 @@ def build(job: Job, tuning: Tuning, train: Array) -> Network:
         nn.init.zeros_(head.bias)
     names = freeze(backbone, tuning)
     where = device()
-    backbone.network.to(where, memory_format=torch.channels_last)
+    backbone.place(where)
     return Network(backbone, head.to(where), mean.to(where), scale.to(where), names, job, tuning)
 
 
@@ -273,7 +273,7 @@ class _State:
                     _set_rate(optimizer, self.epoch * per_epoch + i, tuning.epochs * per_epoch)
                     loss = nn.functional.cross_entropy(forward(torch.from_numpy(inputs)), labels[part].to(device()))
                     optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
+                    torch.autograd.backward(loss)
                     nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
                     optimizer.step()
                 self.epoch += 1
@@ -394,7 +394,7 @@ def seconds_per_example(job: Job, tuning: Tuning) -> float:
     with net.forward() as forward:
         for _ in range(3):
             start = time.perf_counter()
-            forward(example).sum().backward()
+            torch.autograd.backward(forward(example).sum())
             best = min(best, time.perf_counter() - start)
     return best / n
 
@@ -403,7 +403,7 @@ def _cheap(job: Job, tuning: Tuning) -> Network:
     backbone = job.source.backbone()
     first, last = job.columns(None)
     names = freeze(backbone, tuning)
-    backbone.network.to(device(), memory_format=torch.channels_last)
+    backbone.place(device())
     head, width = nn.Linear(last - first, job.n_classes), last - first
     where = device()
     return Network(

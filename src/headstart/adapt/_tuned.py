@@ -7,8 +7,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from headstart.adapt._job import Fitted, Job
 from headstart._runtime import half_the_cores
+from headstart.adapt._job import Fitted, Job
 from headstart.modalities import Array
 
 EPOCHS_SEEN = 0.7  # share of the epochs that early stopping usually lets run

@@ -76,7 +76,8 @@ def _card(model: Model, verdict: Sequence[str]) -> str:
     ]  # fmt: skip
     rows = [f"| {name} | {_cell(value)} |" for name, value in _facts(model)]
     tried = [
-        f"| {_cell(c['name'])} | {100 * c['accuracy']:.1f} % | {c['examples']} | {c['seconds']} s | {_cell(c['note'])} |"
+        f"| {_cell(c['name'])} | {100 * c['accuracy']:.1f} % | {c['examples']} | {c['seconds']} s "
+        f"| {_cell(c['note'])} |"
         for c in evidence["candidates"]
     ]
     return "\n".join([

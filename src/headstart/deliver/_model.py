@@ -108,7 +108,6 @@ class Model:
     def backbone(self) -> Backbone:
         """The network (torch), built at first use."""
         if self._backbone is None:
-            import torch
             from safetensors.torch import load_file
 
             from headstart._runtime import compute_dtype, device
@@ -127,7 +126,7 @@ class Model:
                     f"{self.path or 'the model'} is damaged: {WEIGHTS} does not fit {CONFIG} ({detail}); "
                     "copy the folder again or run fit again"
                 ) from error
-            backbone.network.to(device(), compute_dtype(), memory_format=torch.channels_last)
+            backbone.place(device(), compute_dtype())
             self._backbone = backbone
         return self._backbone
 

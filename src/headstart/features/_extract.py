@@ -1,4 +1,4 @@
-"""Features: what a frozen prefix gives for an example, computed once per (source, cut, preprocessing, view, example)."""
+"""What a frozen prefix gives for an example, computed once per (source, cut, preprocessing, view, example)."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _network(source: Source, kind: str) -> Iterator[Callable[[torch.Tensor], tor
     backbone = source.backbone()
     cut = backbone.cut(int(kind.partition(":")[2])) if kind.startswith("cut:") else None
     where, dtype = device(), compute_dtype()
-    backbone.network.to(where, dtype, memory_format=torch.channels_last)
+    backbone.place(where, dtype)
     with cut.prefix() if cut else backbone.depths() as function:
 
         def run(x: torch.Tensor) -> torch.Tensor:

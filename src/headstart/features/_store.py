@@ -140,7 +140,7 @@ def prune(limit: int | None = None, keep: Sequence[Path] = ()) -> int:
     """Delete the least recently used features until the cache fits ``limit`` bytes; returns bytes freed."""
     limit = size_limit() if limit is None else limit
     entries = usage()
-    excess = freed = 0
+    freed = 0
     excess = sum(size for _, size, _ in entries) - limit
     for folder, size, _ in entries:
         if freed >= excess:
@@ -148,4 +148,14 @@ def prune(limit: int | None = None, keep: Sequence[Path] = ()) -> int:
         if folder not in keep:
             shutil.rmtree(folder, ignore_errors=True)
             freed += size
+    return freed
+
+
+def clear_cache() -> int:
+    """Delete stored features, converted weights and unfinished runs; returns bytes freed."""
+    freed = 0
+    for name in ("features", "sources", "runs"):
+        place = cache_dir() / name
+        freed += sum(f.stat().st_size for f in place.rglob("*") if f.is_file())
+        shutil.rmtree(place, ignore_errors=True)
     return freed

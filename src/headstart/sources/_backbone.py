@@ -93,6 +93,13 @@ class Backbone:
         shape = (n, int(self.preprocessing.get("channels", 3)), height, width)
         return torch.randn(shape, generator=generator)
 
+    def place(self, where: torch.device, dtype: torch.dtype | None = None) -> None:
+        """Move the network, in the memory layout that convolutions are fastest in."""
+        self.network.to(where)
+        if dtype is not None:
+            self.network.to(dtype)
+        self.network.to(memory_format=torch.channels_last)
+
     def cut(self, k: int) -> Cut:
         """The network split after ``k`` stages, checked: suffix(prefix(x)) equals the whole network.
 

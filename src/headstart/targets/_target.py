@@ -50,3 +50,9 @@ class Target:
             self.name,
             self.skipped,
         )
+
+    def group_codes(self) -> Array:
+        """int [n]: a number per group; an example without a group is its own."""
+        own = np.array([f"\0{i}" for i in range(len(self))], dtype=object)
+        names = own if self.groups is None else np.where(self.groups == "", own, self.groups)
+        return np.unique(names.astype(str), return_inverse=True)[1]

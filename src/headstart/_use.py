@@ -1,0 +1,100 @@
+"""Using a model: predictions as rows, and its score on labelled data."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart._errors import DataError
+from headstart.deliver import Model, load
+from headstart.judge import calibration_error, score
+from headstart.modalities import Array, Example
+from headstart.targets import read
+
+BATCH = 256  # examples whose predictions are held at a time
+
+
+def evaluate(
+    model: Model | str | Path,
+    data: Any,
+    labels: Sequence[Any] | None = None,
+    *,
+    label: str | None = None,
+    group: str | None = None,
+) -> dict[str, Any]:
+    """Score a model on labelled ``data`` (whatever ``fit`` reads): accuracy, balanced accuracy, AUROC and log-loss with
+    95 % intervals over groups, calibration error, and what could not be read. Classes are matched by name.
+
+    Raises DataError for classes that the model does not know, ModelError for a damaged model.
+    """
+    model = model if isinstance(model, Model) else load(model)
+    target = read(data, labels, label=label, group=group)
+    known = {name: i for i, name in enumerate(model.classes_)}
+    unknown = [c for c in target.classes if c not in known]
+    if unknown:
+        raise DataError(
+            f"the model knows no class {unknown[0]!r} (it knows {', '.join(known)}); rename or leave it out"
+        )
+    truth = np.array([known[target.classes[i]] for i in target.labels])
+    probabilities, problems = model.probabilities(target.examples)
+    rows = np.array([i for i in range(len(target)) if i not in problems], np.int64)
+    if not len(rows):
+        raise DataError(f"nothing in {target.name} can be read")
+    found = score(probabilities[rows], truth[rows], target.group_codes()[rows])
+    return {
+        **found.to_dict(),
+        "calibration_error": calibration_error(probabilities[rows], truth[rows]),
+        "unreadable": {target.examples[i].name: reason for i, reason in problems.items()} | dict(target.skipped),
+    }
+
+
+def predictions(model: Model, examples: Iterable[Example]) -> Iterator[tuple[str, Array | None, str]]:
+    """(name, probabilities [k] or None, reason) of each example in order, a batch at a time."""
+    batch: list[Example] = []
+    for example in examples:
+        batch.append(example)
+        if len(batch) == BATCH:
+            yield from _predicted(model, batch)
+            batch = []
+    if batch:
+        yield from _predicted(model, batch)
+
+
+def _predicted(model: Model, batch: list[Example]) -> Iterator[tuple[str, Array | None, str]]:
+    probabilities, problems = model.probabilities(batch)
+    for i, example in enumerate(batch):
+        yield example.name, None if i in problems else probabilities[i], problems.get(i, "")
+
+
+def as_csv(classes: Sequence[str], rows: Iterable[tuple[str, Array | None, str]]) -> Iterator[str]:
+    """CSV lines: file, label, one column of probability per class, error."""
+    yield _csv_line(["file", "label", *classes, "error"])
+    for name, probabilities, reason in rows:
+        if probabilities is None:
+            yield _csv_line([name, "", *[""] * len(classes), reason])
+        else:
+            label = classes[int(probabilities.argmax())]
+            yield _csv_line([name, label, *(f"{p:.6f}" for p in probabilities), ""])
+
+
+def as_json_lines(classes: Sequence[str], rows: Iterable[tuple[str, Array | None, str]]) -> Iterator[str]:
+    """One JSON object a line: file, label, probabilities by class, or error."""
+    for name, probabilities, reason in rows:
+        if probabilities is None:
+            yield json.dumps({"file": name, "error": reason}, ensure_ascii=False)
+        else:
+            named = {c: round(float(p), 6) for c, p in zip(classes, probabilities)}
+            label = classes[int(probabilities.argmax())]
+            yield json.dumps({"file": name, "label": label, "probabilities": named}, ensure_ascii=False)
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(cells)
+    return out.getvalue()
