@@ -167,6 +167,11 @@ def test_a_budget_bounds_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert 1 <= json.loads((out / "config.json").read_text(encoding="utf-8"))["card"]["steps"] <= 10
 
 
+def test_a_budget_that_leaves_no_time_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="give it more time"):
+        pretrain(shapes(), out=tmp_path / "b", budget=0.001, **SMALL)
+
+
 def test_unreadable_images_are_counted_up_to_a_tenth(tmp_path: Path) -> None:
     out = pretrain(shapes(bad=3), out=tmp_path / "few", epochs=1, **SMALL)
     assert json.loads((out / "config.json").read_text(encoding="utf-8"))["card"]["skipped"] == 3

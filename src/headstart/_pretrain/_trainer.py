@@ -14,12 +14,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from headstart._errors import HeadstartError
+from headstart._errors import HeadstartError, OptionError
 from headstart._pretrain._augment import crop_and_flip, shift
 from headstart._runtime import atomic_write, device, progress, say
 from headstart.modalities import Array, Modality, Preprocessing
 
 _EVERY = 30.0  # seconds between checkpoints
+_FEWEST = 5  # batches that a budget must leave time for
 
 
 @dataclass(frozen=True)
@@ -219,8 +220,13 @@ def start(
     trainer = Trainer(network, task, plan)
     wanted = None if epochs is None and budget is not None else (epochs or 30.0) * trainer.per_epoch
     if budget is not None:
-        left = budget - (time.monotonic() - since)
-        fits = left / _seconds_per_step(trainer)
+        spent = time.monotonic() - since
+        fits = (budget - spent) / _seconds_per_step(trainer)
+        if fits < _FEWEST:
+            raise OptionError(
+                f"a budget of {budget:.0f} s is too short: reading and decoding took {spent:.0f} s of it (that need "
+                f"not be done again) and the rest is less than {_FEWEST} batches; give it more time"
+            )
         wanted = fits if wanted is None else min(wanted, fits)
     trainer.plan = replace(plan, steps=max(1, round(wanted or 1)))
     trainer.save(checkpoint)
