@@ -104,9 +104,8 @@ def sources() -> None:
     from headstart.sources import list_sources
 
     for entry in list_sources():
-        print(
-            f"{entry['name']:32} {entry['modality']:7} {entry['architecture']:26} {entry['licence']:12} {entry['about']}"
-        )
+        name, kind, network = entry["name"], entry["modality"], entry["architecture"]
+        print(f"{name:28} {kind:6} {network:22} {entry['licence']:11} {entry['about']}")
     print("also: timm/NAME (any timm architecture; downloads its weights once), or the path of a source folder")
 
 

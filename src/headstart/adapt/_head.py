@@ -31,7 +31,7 @@ class Head:
 
     def tensors(self) -> dict[str, Array]:
         """Named arrays for saving."""
-        named = {}
+        named: dict[str, Array] = {}
         for i, (weight, bias) in enumerate(self.layers):
             named |= {f"head.{i}.weight": np.ascontiguousarray(weight, np.float32)}
             named |= {f"head.{i}.bias": np.ascontiguousarray(bias, np.float32)}

@@ -77,7 +77,7 @@ class Network:
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put a state back."""
-        known: dict[str, torch.Tensor] = dict(self.backbone.network.named_buffers()) | self.parameters()  # type: ignore[operator]
+        known = {**dict(self.backbone.network.named_buffers()), **self.parameters()}
         with torch.no_grad():
             for name, tensor in state.items():
                 known[name].copy_(tensor)
@@ -359,18 +359,19 @@ def predict(net: Network, rows: Array, batch: int = 32) -> Array:
 def _groups(net: Network) -> list[dict[str, Any]]:
     """Parameter groups with rates that fall towards the input; no weight decay on vectors."""
     stages = [name for name, _ in net.backbone.stages]
-    seen, groups = 0, []
+    seen = 0
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in net.parameters().items():
         if name.startswith("head."):
             rate = net.tuning.head_lr
         else:
-            seen = max(seen, next((i for i, s in enumerate(stages) if name.startswith(s + ".")), 0))
-            inside = any(name.startswith(s + ".") for s in stages)
-            depth = seen if inside or not seen else seen + 1
-            rate = net.tuning.lr * net.tuning.rate_decay ** max(0, len(stages) - depth)
+            inside = next((i + 1 for i, s in enumerate(stages) if name.startswith(s + ".")), None)
+            seen = max(seen, inside or 0)
+            depth = inside if inside is not None else 0 if not seen else len(stages) + 1
+            rate = net.tuning.lr * net.tuning.rate_decay ** (len(stages) + 1 - depth)
         decay = 0.0 if parameter.ndim <= 1 else net.tuning.weight_decay
-        groups.append({"params": [parameter], "lr": rate, "peak": rate, "weight_decay": decay})
-    return groups
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": p, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, warm: float = 0.1) -> None:
@@ -390,11 +391,13 @@ def seconds_per_example(job: Job, tuning: Tuning) -> float:
         with torch.inference_mode(), net.backbone.cut(tuning.cut).prefix() as prefix:
             example = prefix(example.contiguous(memory_format=torch.channels_last))
         example = torch.zeros(example.shape, dtype=example.dtype)
+    optimizer = torch.optim.AdamW(_groups(net))
     best = float("inf")
     with net.forward() as forward:
         for _ in range(3):
             start = time.perf_counter()
             torch.autograd.backward(forward(example).sum())
+            optimizer.step()
             best = min(best, time.perf_counter() - start)
     return best / n
 

@@ -72,9 +72,7 @@ class Rows:
                 if not fresh:
                     return
                 block = np.ascontiguousarray(rows[list(fresh.values())], dtype=self._dtype)
-                _write_at(
-                    self.folder / "data.bin", self._read * block[0].nbytes, memoryview(block.reshape(-1)).cast("B")
-                )
+                _write_at(self.folder / "data.bin", self._read * block[0].nbytes, block.tobytes())
                 _write_at(self.folder / "index.bin", self._read * DIGEST, b"".join(fresh))
                 self.refresh()
 
