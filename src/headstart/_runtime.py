@@ -109,8 +109,11 @@ def side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
 
     import torch
 
-    if device().type != "cpu" or len(tasks) < 2 or cores() < 2:
+    if device().type != "cpu":
         return [task() for task in tasks]
+    if len(tasks) == 1:
+        with half_the_cores():
+            return [tasks[0]()]
     workers, before = min(cores(), len(tasks)), torch.get_num_threads()
     threads = max(1, cores() // workers)
     try:
