@@ -17,7 +17,7 @@ from headstart._budget import Budget, parse_budget
 from headstart._errors import OptionError
 from headstart._runtime import cache_dir, compute_dtype_name, cores, say, side_by_side
 from headstart.deliver import Model, describe
-from headstart.features import Features, extract
+from headstart.features import DEPTHS, PLAIN, Features, extract
 from headstart.modalities import Array
 from headstart.sources import Source, open_source
 from headstart.targets import Audit, Overlap, Target, audit, overlap, read, split
@@ -264,21 +264,29 @@ class Run:
         self._compare(f"logistic regression on {self.target.modality.plain_name}", logits)
 
     def _scratch(self) -> None:
+        """The same architecture and procedure from random weights, on as many folds as there is time for.
+
+        When it was asked for, it runs even without time left: two folds and a short schedule at the least.
+        """
         (candidate,) = adapt.strategies_for(SCRATCH_CONTROL)[0].candidates(self.job)
-        one = candidate.seconds(self.job, 1)
-        affordable = int(self.clock.left() / max(one, 1e-9))
-        count = len(self.folds) if self.options["control"] == SCRATCH_CONTROL else min(affordable, len(self.folds))
-        if count < 2:
+        one, left, asked = candidate.seconds(self.job, 1), self.clock.left(), self.options["control"] == "scratch"
+        count = min(int(left / max(one, 1e-9)), len(self.folds))
+        if count < 2 and not asked:
             self.missing[SCRATCH_CONTROL] = (
-                f"a fair run takes about {_span(2 * one)}, {_span(self.clock.left())} was left of the budget "
-                "(--control scratch runs it all the same)"
+                f"a fair run takes about {_span(2 * one)}, {_span(left)} was left of the budget "
+                "(--control scratch runs it all the same, a larger --budget runs it in full)"
             )
             return
-        say(f"from scratch, the control: about {_span(one * count)}")
+        name = "the same network from scratch"
+        if count < 2:
+            count, full = 2, candidate
+            candidate = full.within(self.job, left, count)
+            name += f" ({candidate.epochs} epochs instead of {full.epochs}, as the budget allows)"
+        say(f"from scratch, the control: about {_span(candidate.seconds(self.job, count))}")
         logits = np.full((len(self.target), self.job.n_classes), np.nan, np.float32)
         for held, part, _ in self._held_out(candidate, range(count)):
             logits[held] = part
-        self._compare("the same network from scratch", logits)
+        self._compare(name, logits)
 
     def _compare(self, name: str, logits: Array) -> None:
         seen, labels = ~np.isnan(logits[:, 0]), self.target.labels
@@ -371,7 +379,10 @@ class Run:
         return {"score": found.to_dict(), "overlap": shared.to_dict()}
 
     def _predict_test(self, model: Model, test: Target) -> tuple[Overlap, Array]:
-        features = extract(self.source, test.modality, test.examples, what="reading the test part")
+        own = isinstance(model._weights, Path)  # the source's own network: its features are worth keeping
+        features = extract(
+            self.source, test.modality, test.examples, kind=DEPTHS if own else PLAIN, what="reading the test part"
+        )
         shared = overlap(
             self.target,
             self.pooled.digests,
@@ -380,7 +391,7 @@ class Run:
             features.all_raw(),
             features.problems,
         )
-        if isinstance(model._weights, Path):  # the source's own network: its features are cached already
+        if own:
             logits = np.zeros((len(test), self.job.n_classes))
             logits[shared.rows] = model._head.logits(features.take(shared.rows))
         else:

@@ -172,6 +172,21 @@ def cache(
 
 
 @app.command()
+def demo(
+    name: Annotated[str, typer.Argument(help="digits")] = "digits",
+    out: Out = Path("demo-out"),
+    seed: Seed = 0,
+) -> None:
+    """Run the main job offline on real data: 100 labelled digits, 4,900 kept aside as the truth."""
+    from headstart._demo import demo_digits
+    from headstart._errors import OptionError
+
+    if name != "digits":
+        raise OptionError(f"no demo is called {name!r}; there is: digits")
+    demo_digits(out, seed=seed)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     from headstart import __version__

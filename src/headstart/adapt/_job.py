@@ -97,6 +97,13 @@ class Candidate(Protocol):
     def seconds(self, job: Job, n_fits: int) -> float:
         """Estimated wall time of ``n_fits`` fits."""
 
+    def within(self, job: Job, seconds: float, n_fits: int) -> Candidate:
+        """The same, shortened so that ``n_fits`` fits take no more than ``seconds``, as far as that makes sense."""
+
+    @property
+    def epochs(self) -> int:
+        """Length of the training schedule; 0 where there is none."""
+
     def fit(self, job: Job, train: Array, step: str, facts: Sequence[Mapping[str, Any]] = ()) -> Fitted:
         """Learn from rows ``train``. ``facts`` of the fold fits are given for the final fit on all rows."""
 

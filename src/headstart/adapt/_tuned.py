@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headstart._runtime import half_the_cores
@@ -12,6 +12,7 @@ from headstart.adapt._job import Fitted, Job
 from headstart.modalities import Array
 
 EPOCHS_SEEN = 0.7  # share of the epochs that early stopping usually lets run
+SHORTEST = 8  # epochs below which training from scratch says nothing
 SHARING = 0.7  # wall time per fit when folds train side by side, against one alone
 
 
@@ -40,6 +41,24 @@ class Retrain:
         tuning = Tuning(**dict(self.options))
         with half_the_cores() if facts else nullcontext():  # folds run side by side and have their share
             return tune(job, tuning, train, step, epochs=median_epochs(facts, tuning) if facts else None)
+
+    def within(self, job: Job, seconds: float, n_fits: int) -> Retrain:
+        """The same with as many epochs as ``n_fits`` fits can have in ``seconds``: never more, at least SHORTEST."""
+        from headstart.adapt._tune import Tuning
+
+        epochs = Tuning(**dict(self.options)).epochs
+        fitting = int(epochs * seconds / max(1e-9, self.seconds(job, n_fits)))
+        if fitting >= epochs:
+            return self
+        options = dict(self.options) | {"epochs": max(SHORTEST, fitting)}
+        return replace(self, options=tuple(sorted(options.items())))
+
+    @property
+    def epochs(self) -> int:
+        """Length of the schedule."""
+        from headstart.adapt._tune import Tuning
+
+        return Tuning(**dict(self.options)).epochs
 
 
 def retrain(strategy: str, name: str | None = None, **options: Any) -> Retrain:

@@ -78,11 +78,11 @@ def extract(
     """Features of ``examples``: only what the cache lacks is decoded and computed. Unreadable ones are reported.
 
     ``kind`` is "depths" (every stage pooled, then the network's output: float32 [n, d]), "input" (prepared input,
-    uint8) or "cut:k" (the activation after k stages, in the compute precision).
+    uint8), "plain" (only read, checked and looked at) or "cut:k" (the activation after k stages, in the compute precision).
     """
     from headstart.features._pipeline import in_parallel
 
-    stores = [Rows(_key(source, modality, kind, view)) for view in range(views)]
+    stores = [Rows(_key(source, modality, kind, view)) for view in range(views)] if kind != PLAIN else []
     plain = Rows({"kind": PLAIN, "modality": modality.name, "version": modality.version})
     features = Features([None] * len(examples), {}, stores, plain)
     missing = _look_up(examples, features, [*stores, plain])
@@ -126,7 +126,7 @@ def _key(source: Source, modality: Modality, kind: str, view: int) -> dict[str, 
 @contextmanager
 def _network(source: Source, kind: str) -> Iterator[Callable[[torch.Tensor], torch.Tensor] | None]:
     """The function of the prepared float input that yields the features; None where the input itself is wanted."""
-    if kind == INPUT:
+    if kind in (INPUT, PLAIN):
         yield None
         return
     import torch

@@ -46,6 +46,13 @@ class _Probe:
         slower = 20 if self.head == "mlp" else 1
         return n_fits * slower * (0.1 + 1e-7 * n * rank * job.n_classes + 3e-10 * n * n * rank)
 
+    @property
+    def epochs(self) -> int:
+        return 0
+
+    def within(self, job: Job, seconds: float, n_fits: int) -> _Probe:
+        return self
+
     def fit(self, job: Job, train: Array, step: str, facts: Sequence[Mapping[str, Any]] = ()) -> Fitted:
         first, last = job.columns(self.depth)
         features = job.pooled.take(train)[:, first:last]
