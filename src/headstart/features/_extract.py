@@ -78,7 +78,8 @@ def extract(
     """Features of ``examples``: only what the cache lacks is decoded and computed. Unreadable ones are reported.
 
     ``kind`` is "depths" (every stage pooled, then the network's output: float32 [n, d]), "input" (prepared input,
-    uint8), "plain" (only read, checked and looked at) or "cut:k" (the activation after k stages, in the compute precision).
+    uint8), "plain" (only read, checked and looked at) or "cut:k" (the activation after k stages, in the compute
+    precision).
     """
     from headstart.features._pipeline import in_parallel
 
