@@ -194,8 +194,8 @@ def load(folder: str | Path) -> Model:
         }
         evidence = _read_json(path / EVIDENCE) if (path / EVIDENCE).is_file() else {}
         model = Model(config, head, path / WEIGHTS, evidence, pages)
-        modality(config["modality"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
+        modality(config["modality"]).check(config["preprocessing"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError, DataError) as error:
         raise ModelError(
             f"{path} is damaged ({' '.join(str(error).split())[:150]}); copy the folder again or run fit again"
         ) from error

@@ -65,6 +65,9 @@ class Modality(Protocol):
     plain_name: str
     """What the plain baseline looks at: "raw pixels"."""
 
+    def check(self, preprocessing: Preprocessing) -> None:
+        """Raises ValueError with the reason if this preprocessing, read from a file, cannot be."""
+
     def decode(self, raw: bytes | Array, preprocessing: Preprocessing | None = None) -> Any:
         """The decoded example (for images a PIL image, upright, RGB). With ``preprocessing`` the decoder may
         work at the smallest scale that still serves it. Raises BadExample for whatever cannot be trusted or read.

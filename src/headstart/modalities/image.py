@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 _PLAIN_SIDE = 32
+_LARGEST_SIDE = 4096  # of a network's input
 
 
 class ImageModality:
@@ -44,6 +45,19 @@ class ImageModality:
         "image_path",
     )
     plain_name = "raw pixels"
+
+    def check(self, preprocessing: Preprocessing) -> None:
+        """Raises ValueError with the reason if this preprocessing, read from a file, cannot be."""
+        sides, channels = list(preprocessing["size"]), preprocessing.get("channels", 3)
+        if len(sides) != 2 or not all(type(side) is int and 1 <= side <= _LARGEST_SIDE for side in sides):
+            raise ValueError(f"an input of {sides} pixels cannot be")
+        if channels not in (1, 3):
+            raise ValueError(f"{channels} input channels, not 1 or 3")
+        mean, std = (np.array(preprocessing[key], np.float64) for key in ("mean", "std"))
+        if not (mean.ndim == std.ndim == 1 and mean.size and std.size and np.isfinite(mean).all() and (std > 0).all()):
+            raise ValueError("mean and std are not numbers per channel, std above 0")
+        if not 0 <= float(preprocessing.get("crop_pct") or 0) <= 2:
+            raise ValueError("crop_pct is no share of the picture")
 
     def decode(self, raw: bytes | Array, preprocessing: Preprocessing | None = None) -> Image.Image:
         """The upright RGB picture; a JPEG at the smallest scale that ``preprocessing`` allows.

@@ -108,14 +108,14 @@ class Source:
                 weights=weights,
                 num_classes=self.card.get("num_classes"),
             )
-        except (RuntimeError, KeyError, ValueError) as error:
+            backbone = Backbone(network, self.preprocessing)
+        except (RuntimeError, KeyError, ValueError, TypeError, AssertionError) as error:
             first = str(error).strip().splitlines()
             detail = " ".join(line.strip() for line in first[:2])[:300]
             raise SourceError(
                 f"the weights of {self.name} do not fit {self.architecture}: {detail}; "
                 f"look at {self.weights} and the architecture named in its config"
             ) from error
-        backbone = Backbone(network, self.preprocessing)
         with atomic_folder(place) as folder:
             save_file(contiguous(network), folder / "backbone.safetensors", metadata={"format": "pt"})
             (folder / "facts.json").write_text(json.dumps(backbone.facts(), indent=1))
@@ -156,9 +156,12 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         except SafetensorError as error:
             raise SourceError(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
     import pickle
+    import warnings
 
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise SourceError(
             f"{path} holds more than plain tensors and is not loaded, because a pickle can run code; "

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from headstart._errors import SourceError
+from headstart._errors import DataError, SourceError
+from headstart.modalities import modality
 from headstart.sources._source import Source
 
 ORDER = 1
@@ -37,11 +38,12 @@ def read_folder(path: Path, name: str) -> Source:
     try:
         architecture, cfg = str(config["architecture"]), dict(config.get("pretrained_cfg") or config)
         preprocessing = preprocessing_of(cfg)
-    except (KeyError, TypeError, ValueError) as error:
+        card = {"num_classes": config.get("num_classes", cfg.get("num_classes")), **dict(config.get("card") or {})}
+        args, kind = dict(config.get("model_args") or {}), str(card.get("modality", "image"))
+        modality(kind).check(preprocessing)
+    except (KeyError, TypeError, ValueError, DataError) as error:
         raise SourceError(f"{path / 'config.json'} is not a timm config ({error!r} is missing or wrong)") from error
-    card = {"num_classes": config.get("num_classes", cfg.get("num_classes")), **dict(config.get("card") or {})}
-    modality = str(card.get("modality", "image"))
-    return Source(name, modality, architecture, preprocessing, weights, dict(config.get("model_args") or {}), card)
+    return Source(name, kind, architecture, preprocessing, weights, args, card)
 
 
 def read_config(path: Path) -> dict[str, Any]:
