@@ -59,7 +59,7 @@ def fit(
     Raises DataError, SourceError, OptionError. A killed run continues when it is called again with the same
     arguments; the result is the same for the same seed.
     """
-    check_options(strategy, control, head, out)
+    check_options(strategy, control, head, cut, out)
     clock = Budget(parse_budget(budget))
     target = read(data, labels, label=label, group=group, groups=groups, test=test)
     chosen = open_source(source if source is not None else target.modality.default_source)
@@ -80,7 +80,7 @@ def fit(
     return model
 
 
-def check_options(strategy: str, control: str, head: str, out: str | Path | None) -> None:
+def check_options(strategy: str, control: str, head: str, cut: int | str | None, out: str | Path | None) -> None:
     """Fail on contradictions before anything is read."""
     adapt.strategies_for(strategy)
     if control not in CONTROLS:

@@ -7,6 +7,8 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -224,37 +226,67 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+class _Bars:
+    """One live display for every bar that is under way, from whatever thread."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.live: Any = None
+        self.users = 0
+
+    def __enter__(self) -> _Bars:
+        with self.lock:
+            self.users += 1
+        return self
+
+    def add(self, description: str, total: int, done: int, unit: str) -> tuple[Any, Any]:
+        """The display and the number of a new bar in it."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        with self.lock:
+            if self.live is None:
+                columns = (
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    MofNCompleteColumn(),
+                    TimeRemainingColumn(),
+                    TextColumn("{task.fields[unit]}"),
+                )
+                self.live = Progress(*columns, console=Console(stderr=True), transient=True)
+                self.live.start()
+            return self.live, self.live.add_task(description, total=total, completed=done, unit=unit)
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.users -= 1
+            if self.users == 0 and self.live is not None:
+                self.live.stop()
+                self.live = None
+
+
+_bars = _Bars()
+
+
 @contextmanager
 def progress(description: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
     """A progress bar that appears after a second; yields ``advance(n)``. Silent when not on a terminal."""
     if _quiet or not sys.stderr.isatty():
         yield lambda n: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    start, done, bar = time.monotonic(), 0, None
+    with _bars as bars:
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeRemainingColumn(),
-    )
-    import time
+        def advance(n: int) -> None:
+            nonlocal done, bar
+            done += n
+            if bar is not None:
+                bar[0].advance(bar[1], n)
+            elif time.monotonic() - start > 1.0:
+                bar = bars.add(description, total, done, unit)
 
-    start, bar = time.monotonic(), Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task(description, total=total)
-    shown = False
-
-    def advance(n: int) -> None:
-        nonlocal shown
-        if not shown and time.monotonic() - start > 1.0:
-            bar.start()
-            shown = True
-        bar.advance(task, n)
-
-    try:
-        yield advance
-    finally:
-        if shown:
-            bar.stop()
+        try:
+            yield advance
+        finally:
+            if bar is not None:
+                bar[0].remove_task(bar[1])

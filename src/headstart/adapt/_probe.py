@@ -11,11 +11,12 @@ import numpy as np
 
 from headstart._runtime import one_blas_thread
 from headstart.modalities import Array
-from headstart.targets import split
+from headstart.targets import draw, split
 
 PENALTIES = tuple(float(c) for c in np.logspace(-3, 4, 8))  # inverse strengths, for features scaled to unit length
 ABSENT = 10.0  # how far below the others a class scores that the training part did not have
 INNER_FOLDS = 4
+LARGE = 4000  # rows that are enough to choose a penalty on
 SMALL = 600  # rows up to which one BLAS thread is fastest
 
 
@@ -47,6 +48,9 @@ def fit_probe(features: Array, labels: Array, n_classes: int, blocks: Array, *, 
 
 def choose_penalty(features: Array, labels: Array, blocks: Array, *, seed: int) -> float:
     """The inverse strength with the smallest cross-validated log-loss; the middle one if nothing can be held out."""
+    if len(labels) > LARGE:
+        some = draw(labels, blocks, LARGE, seed)
+        features, labels, blocks = features[some], labels[some], blocks[some]
     losses = np.zeros(len(PENALTIES))
     n_classes = int(labels.max()) + 1
     if len(np.unique(blocks)) < 2:
@@ -75,7 +79,7 @@ class _Space:
 
     @classmethod
     def of(cls, features: Array) -> _Space:
-        x = features.astype(np.float64)
+        x = features.astype(np.float64 if len(features) <= LARGE else np.float32)
         mean, deviation = x.mean(axis=0), x.std(axis=0)
         scale = np.where(deviation > 1e-8, deviation, np.inf) * np.sqrt(x.shape[1])
         x = (x - mean) / scale

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,23 +39,35 @@ class Rows:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take notice of what other runs have added."""
-        about = self.folder / "about.json"
-        if not about.is_file():
+        """Take notice of what other runs have added, or deleted. A row counts if both its files hold it whole."""
+        if self._shape is None and not self._describe():
             return
-        if self._shape is None:
-            meta = json.loads(about.read_text())
-            self._shape, self._dtype = tuple(meta["shape"]), np.dtype(meta["dtype"])
-            os.utime(about)  # the mark that pruning goes by
-        index = self.folder / "index.bin"
-        if not index.is_file():
+        stored = _size(self.folder / "data.bin") // max(1, self._row_bytes)
+        if stored < self._read:  # cleared or pruned by another run
+            self._position, self._read = {}, 0
+        if not _size(self.folder / "index.bin"):
             return
-        with index.open("rb") as file:
+        with (self.folder / "index.bin").open("rb") as file:
             file.seek(self._read * DIGEST)
-            data = file.read()
+            data = file.read((stored - self._read) * DIGEST)
         for start in range(0, len(data) - DIGEST + 1, DIGEST):
             self._position[data[start : start + DIGEST]] = self._read
             self._read += 1
+
+    def _describe(self) -> bool:
+        """Read what kind of rows there are; False if there are none yet, or nobody can tell."""
+        about = self.folder / "about.json"
+        try:
+            meta = json.loads(about.read_text())
+            self._shape, self._dtype = tuple(meta["shape"]), np.dtype(meta["dtype"])
+            os.utime(about)  # the mark that pruning goes by
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return True
+
+    @property
+    def _row_bytes(self) -> int:
+        return int(np.prod(self._shape or (0,), dtype=np.int64)) * (self._dtype.itemsize if self._dtype else 0)
 
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._position
@@ -78,7 +91,7 @@ class Rows:
 
     def _begin(self, rows: Array) -> None:
         self.refresh()
-        if self._shape is None:
+        if self._shape is None or not (self.folder / "about.json").is_file():
             meta = {"shape": rows.shape[1:], "dtype": rows.dtype.str, "key": self._key}
             atomic_write(self.folder / "about.json", json.dumps(meta).encode())
             self.refresh()
@@ -90,17 +103,34 @@ class Rows:
 
     def gather(self, digests: Sequence[bytes]) -> Array:
         """Rows [n, …] for digests that are all present, as one array in memory."""
-        return np.asarray(self.mapped()[[self._position[d] for d in digests]])
+        places = self.positions(digests)
+        return np.asarray(self.mapped()[places])
 
     def positions(self, digests: Sequence[bytes]) -> Array:
         """Row numbers [n] in ``mapped()``."""
-        return np.array([self._position[d] for d in digests], dtype=np.int64)
+        try:
+            return np.array([self._position[d] for d in digests], dtype=np.int64)
+        except KeyError as error:
+            raise self._gone() from error
 
     def mapped(self) -> Array:
         """Every row, memory-mapped, read-only."""
         if self._shape is None or self._dtype is None or not self._read:
             return np.empty((0,), np.uint8)
-        return np.memmap(self.folder / "data.bin", self._dtype, "r", shape=(self._read, *self._shape))
+        try:
+            return np.memmap(self.folder / "data.bin", self._dtype, "r", shape=(self._read, *self._shape))
+        except (FileNotFoundError, ValueError) as error:
+            raise self._gone() from error
+
+    def _gone(self) -> HeadstartError:
+        return HeadstartError(f"the cache {self.folder} was cleared while in use; run the same command again")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _write_at(path: Path, offset: int, data: bytes | memoryview) -> None:
@@ -119,10 +149,11 @@ def features_dir() -> Path:
 def size_limit() -> int:
     """Bytes the feature cache may hold: ``HEADSTART_CACHE_LIMIT`` in GB, 20 by default."""
     text = os.environ.get("HEADSTART_CACHE_LIMIT")
-    try:
-        return int(float(text) * 1e9) if text else DEFAULT_LIMIT
-    except ValueError as error:
-        raise HeadstartError(f"HEADSTART_CACHE_LIMIT is {text!r}; it takes a number of GB, such as 20") from error
+    if not text:
+        return DEFAULT_LIMIT
+    if re.fullmatch(r"\d+(\.\d+)?", text.strip()) is None:
+        raise HeadstartError(f"HEADSTART_CACHE_LIMIT is {text!r}; it takes a number of GB, such as 20")
+    return int(float(text) * 1e9)
 
 
 def usage() -> list[tuple[Path, int, float]]:

@@ -11,6 +11,7 @@ import numpy as np
 from headstart.modalities import Array
 
 DRAWS = 1000
+MANY = 10_000  # examples above which a fifth of the draws is as good
 FLOOR = 1e-6  # smallest probability that the log-loss sees
 
 
@@ -54,17 +55,17 @@ def score(probabilities: Array, labels: Array, groups: Array, *, seed: int = 0, 
     implies, so that a score without any error has an honest lower end; the others are bootstrap percentiles.
     """
     right = (probabilities.argmax(axis=1) == labels).astype(float)
-    samples = _resamples(groups, seed, draws)
-    counts = np.array([np.bincount(rows, minlength=len(labels)) for rows in samples], float)
-    balanced = np.array([_balanced(right, labels, c) for c in counts])
+    samples = _resamples(groups, seed, draws if len(labels) <= MANY else draws // 5)
     losses = -np.log(np.clip(probabilities[np.arange(len(labels)), labels], FLOOR, 1.0))
-    means = counts @ losses / counts.sum(axis=1)
+    balanced = np.array([_balanced(right[rows], labels[rows]) for rows in samples])
+    means = np.array([losses[rows].mean() for rows in samples])
+    accuracies = np.array([right[rows].mean() for rows in samples])
     n_groups = len(np.unique(groups))
     accuracy = float(right.mean())
     return Score(
-        Estimate(accuracy, *_wilson(accuracy, counts @ right / counts.sum(axis=1), n_groups)),
-        Estimate(_balanced(right, labels, np.ones(len(labels))), *_percentiles(balanced)),
-        _auroc(probabilities, labels, samples[: min(200, draws)]),
+        Estimate(accuracy, *_wilson(accuracy, accuracies, n_groups)),
+        Estimate(_balanced(right, labels), *_percentiles(balanced)),
+        _auroc(probabilities, labels, samples[: max(20, min(200, int(4e7 / probabilities.size)))]),
         Estimate(float(losses.mean()), *_percentiles(means)),
         len(labels),
         n_groups,
@@ -78,16 +79,16 @@ def _resamples(groups: Array, seed: int, draws: int) -> list[Array]:
     order = np.argsort(codes, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(codes))[:-1])
     if len(members) == len(codes):
-        return list(random.integers(len(codes), size=(draws, len(codes))))
+        return [random.integers(len(codes), size=len(codes)) for _ in range(draws)]
     return [
         np.concatenate([members[g] for g in random.integers(len(members), size=len(members))]) for _ in range(draws)
     ]
 
 
-def _balanced(right: Array, labels: Array, weights: Array) -> float:
-    """Mean over the classes that occur of the share that is right, examples weighted."""
-    total = np.bincount(labels, weights)
-    hits = np.bincount(labels, weights * right, minlength=len(total))
+def _balanced(right: Array, labels: Array) -> float:
+    """Mean over the classes that occur of the share that is right."""
+    total = np.bincount(labels)
+    hits = np.bincount(labels, right, minlength=len(total))
     return float(np.mean(hits[total > 0] / total[total > 0]))
 
 

@@ -73,6 +73,9 @@ class Extract:
         """The network's output, then all depths; with ``cut`` only that stage (or "all")."""
         if job.head not in ("linear", "mlp"):
             raise OptionError(f"no head is called {job.head!r}; choose linear or mlp")
+        stages = len(job.source.stages)
+        if isinstance(job.cut, int) and not 1 <= job.cut <= stages:
+            raise OptionError(f"--cut {job.cut} does not exist: {job.source.name} has stages 1 to {stages}")
         if job.cut is not None:
             return [_Probe(job.cut, job.head)]
         depths = [None, "all"] if job.source.facts["stages"] else [None]
