@@ -118,12 +118,26 @@ def side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
             return [tasks[0]()]
     workers, before = min(cores(), len(tasks)), torch.get_num_threads()
     threads = max(1, cores() // workers)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
     try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-            futures = [pool.submit(task) for task in tasks]
-            return [future.result() for future in futures]
+        futures = [pool.submit(task) for task in tasks]
+        return [future.result() for future in futures]
+    except BaseException:
+        _stop.set()  # the other tasks end at their next step
+        raise
     finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        _stop.clear()
         torch.set_num_threads(before)
+
+
+_stop = threading.Event()
+
+
+def check_stop() -> None:
+    """To be called in long loops: ends a task whose siblings failed or whose user pressed Ctrl-C."""
+    if _stop.is_set():
+        raise KeyboardInterrupt
 
 
 @contextmanager

@@ -74,15 +74,15 @@ def predict(
 
 
 def _examples(files: list[str]) -> Iterator[Any]:
+    from headstart.modalities import Example
     from headstart.targets import read_examples
 
-    for name in files:
-        if name == "-":
-            for line in sys.stdin:
-                if line.strip():
-                    yield from read_examples(line.strip("\r\n"))
-        else:
+    names = (n for f in files for n in ((line.strip("\r\n") for line in sys.stdin) if f == "-" else [f]))
+    for name in names:
+        if Path(name).exists() or any(c in name for c in "*?["):
             yield from read_examples(name)
+        elif name.strip():
+            yield Example(name, Path(name))  # its row will say that it cannot be read
 
 
 @app.command()

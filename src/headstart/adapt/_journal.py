@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headstart._runtime import atomic_write, plain_disk_errors
 from headstart.modalities import Array
 
@@ -43,7 +45,8 @@ class Journal:
         """Record a step, replacing an earlier record of the same name."""
         from safetensors.numpy import save
 
-        atomic_write(self._path(step), save(dict(arrays), {"facts": json.dumps(facts or {})}))
+        plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # save() ignores strides
+        atomic_write(self._path(step), save(plain, {"facts": json.dumps(facts or {})}))
 
     def drop(self, step: str) -> None:
         """Forget a step."""

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from headstart._runtime import compute_dtype, device, progress
+from headstart._runtime import check_stop, compute_dtype, device, progress
 from headstart.adapt._head import Head
 from headstart.adapt._job import Job
 from headstart.adapt._probe import fit_probe
@@ -159,7 +159,7 @@ def build(job: Job, tuning: Tuning, train: Array) -> Network:
     first, last = job.columns(None)
     backbone = job.source.backbone() if tuning.pretrained else job.source.scratch(job.seed)
     width = last - first
-    head = nn.Linear(width, job.n_classes)
+    head = nn.utils.skip_init(nn.Linear, width, job.n_classes)  # filled below; draws no random numbers
     mean, scale = torch.zeros(width), torch.ones(width)
     if tuning.pretrained:
         features, labels = job.pooled.take(train)[:, first:last], job.labels[train]
@@ -216,8 +216,8 @@ class Tuned:
 def tune(job: Job, tuning: Tuning, train: Array, step: str, *, epochs: int | None = None) -> Tuned:
     """Train on rows ``train``. Without ``epochs`` a part of them is held out and decides when to stop; with it,
     all of them are used for that many epochs of the same schedule."""
-    net = build(job, tuning, train)
     rows, held = (train, train[:0]) if epochs is not None else _inner(job, train)
+    net = build(job, tuning, rows)  # a probe that knew the held-out rows would make every step look harmful
     state = _State(net, step, last_epoch=tuning.epochs if epochs is None else epochs)
     with progress(step.replace("-fold", ", fold "), state.last_epoch) as advance:
         state.run(rows, held, advance)
@@ -266,8 +266,9 @@ class _State:
                 random = np.random.default_rng([job.seed, self.epoch])
                 order = random.permutation(rows)
                 for i in range(per_epoch):
+                    check_stop()
                     part = order[i * batch : (i + 1) * batch] if i < per_epoch - 1 else order[i * batch :]
-                    part = part[: 2 * batch]
+                    part = part[: 2 * batch] if len(part) > 1 else part.repeat(2)  # norms want two
                     view = random.integers(len(maps), size=len(part))
                     inputs = np.stack([maps[v][places[v][r]] for v, r in zip(view, part)])
                     _set_rate(optimizer, self.epoch * per_epoch + i, tuning.epochs * per_epoch)

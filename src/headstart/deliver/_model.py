@@ -156,12 +156,13 @@ class Model:
         else:
             arrays = load_arrays(self._weights)
         named = {
-            f"backbone.{n.removeprefix('backbone.')}": np.ascontiguousarray(a)
+            f"backbone.{n.removeprefix('backbone.')}": np.asarray(a, order="C")
             for n, a in arrays.items()
             if not n.startswith("head.")
         }
         with atomic_folder(final) as new:
             save_file(named | self._head.tensors(), new / WEIGHTS, metadata={"format": "pt"})
+            (new / WEIGHTS).chmod(0o644)
             _write_json(new / CONFIG, self.config)
             _write_json(new / EVIDENCE, self.evidence)
             for name, text in self._pages.items():
