@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,17 +196,26 @@ def version() -> None:
     print(__version__)
 
 
+class _Interrupted(BaseException):
+    """Ctrl-C; not KeyboardInterrupt, which the command-line library would turn into its own message."""
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise _Interrupted
+
+
 def main() -> None:
     """Entry point: headstart's own errors are one line and exit code 1; Ctrl-C is 130."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
     except HeadstartError as error:
         print(f"headstart: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (_Interrupted, KeyboardInterrupt):
         print("headstart: stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:

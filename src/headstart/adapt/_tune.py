@@ -159,7 +159,7 @@ def build(job: Job, tuning: Tuning, train: Array) -> Network:
     first, last = job.columns(None)
     backbone = job.source.backbone() if tuning.pretrained else job.source.scratch(job.seed)
     width = last - first
-    head = nn.utils.skip_init(nn.Linear, width, job.n_classes)  # filled below; draws no random numbers
+    head = nn.Linear(width, job.n_classes, device="meta").to_empty(device="cpu")  # filled below, nothing drawn
     mean, scale = torch.zeros(width), torch.ones(width)
     if tuning.pretrained:
         features, labels = job.pooled.take(train)[:, first:last], job.labels[train]
