@@ -106,9 +106,10 @@ def test_training_starts_from_the_probe(job: Job) -> None:
     np.testing.assert_allclose(module.predict(net, everything(job)), probe.logits(x), atol=1e-2)
 
 
-def test_the_cache_changes_no_weight(job: Job) -> None:
-    cached = tune(job, Tuning(cut=3, epochs=4), everything(job), "a", epochs=4)
-    fresh = tune(job, Tuning(cut=3, epochs=4, cached=False), everything(job), "b", epochs=4)
+@pytest.mark.parametrize("epochs", [4, None], ids=["fixed", "early stopping"])
+def test_the_cache_changes_no_weight(job: Job, epochs: int | None) -> None:
+    cached = tune(job, Tuning(cut=3, epochs=4), everything(job), "a", epochs=epochs)
+    fresh = tune(job, Tuning(cut=3, epochs=4, cached=False), everything(job), "b", epochs=epochs)
     for name, tensor in weights(cached).items():
         torch.testing.assert_close(tensor, weights(fresh)[name], rtol=1e-4, atol=1e-5)
     rows = everything(job)

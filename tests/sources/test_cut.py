@@ -185,6 +185,20 @@ def test_prefix_and_depths_from_many_threads(small: Backbone) -> None:
     assert not patched(small.network)
 
 
+def test_a_suffix_within_a_suffix(small: Backbone) -> None:
+    """As validation does in the middle of training: the outer one goes on as before."""
+    x = small.example_input(3)
+    with torch.inference_mode(), small.cut(3).prefix() as prefix:
+        activation = prefix(x)
+    with torch.inference_mode():
+        whole = small.network(x)
+    with torch.inference_mode(), small.cut(3).suffix() as outer:
+        with small.cut(3).suffix() as inner:
+            assert torch.equal(inner(activation), outer(activation))
+        torch.testing.assert_close(outer(activation), whole)
+    assert not patched(small.network)
+
+
 def test_nothing_is_left_behind_after_an_error(small: Backbone) -> None:
     wrong = torch.zeros(2, 5, 7, 7)
     with pytest.raises(RuntimeError), small.cut(3).suffix() as suffix:

@@ -137,6 +137,8 @@ class Cut:
 
             return forward
 
+        replaced = [self._module, *(f.module for f in self._finished)]
+        before = [module.__dict__.get("forward") for module in replaced]  # an outer suffix's, when nested
         self._module.forward = lambda *args, **kwargs: held[0]
         for finished in self._finished:
             finished.module.forward = stand_in(finished)
@@ -153,8 +155,10 @@ class Cut:
 
             yield run
         finally:
-            for module in (self._module, *(f.module for f in self._finished)):
+            for module, forward in zip(replaced, before):
                 module.__dict__.pop("forward", None)
+                if forward is not None:
+                    module.forward = forward
 
     def trainable(self) -> list[str]:
         """Names of the parameters that the suffix really uses, found by one backward pass."""
