@@ -17,50 +17,62 @@ SHARING = 0.7  # wall time per fit when folds train side by side, against one al
 
 
 @dataclass(frozen=True, slots=True)
+class Tuning:
+    """What is trained, and how. Rates are per AdamW step at the top of the network."""
+
+    cut: int = 0
+    only_vectors: bool = False
+    """Train just the head and the one-dimensional parameters (norms, biases)."""
+    pretrained: bool = True
+    lr: float = 3e-4
+    head_lr: float = 1e-3
+    rate_decay: float = 0.7
+    """Factor on the learning rate per stage further down."""
+    weight_decay: float = 0.01
+    epochs: int = 20
+    patience: int = 6
+    batch: int = 16
+    cached: bool = True
+    """False recomputes the frozen part in every step: only there to measure what the cache gains."""
+
+
+@dataclass(frozen=True, slots=True)
 class Retrain:
-    """A candidate around ``tune``; ``options`` are the fields of ``Tuning``."""
+    """A candidate around ``tune``."""
 
     name: str
     strategy: str
-    options: tuple[tuple[str, Any], ...]
+    tuning: Tuning
     parallel: bool = True
-
-    def seconds(self, job: Job, n_fits: int) -> float:
-        """From a measured training step; a pass over held-out rows costs a third of one."""
-        from headstart.adapt._tune import Tuning, seconds_per_example
-
-        tuning = Tuning(**dict(self.options))
-        passes = EPOCHS_SEEN * tuning.epochs * len(job.labels) * 1.1
-        with half_the_cores():
-            return n_fits * seconds_per_example(job, tuning) * passes * SHARING
-
-    def fit(self, job: Job, train: Array, step: str, facts: Sequence[Mapping[str, Any]] = ()) -> Fitted:
-        """Train with early stopping, or for the folds' median number of epochs when ``facts`` of folds are given."""
-        from headstart.adapt._tune import Tuning, median_epochs, tune
-
-        tuning = Tuning(**dict(self.options))
-        with half_the_cores() if facts else nullcontext():  # folds run side by side and have their share
-            return tune(job, tuning, train, step, epochs=median_epochs(facts, tuning) if facts else None)
-
-    def within(self, job: Job, seconds: float, n_fits: int) -> Retrain:
-        """The same with as many epochs as ``n_fits`` fits can have in ``seconds``: never more, at least SHORTEST."""
-        from headstart.adapt._tune import Tuning
-
-        epochs = Tuning(**dict(self.options)).epochs
-        fitting = int(epochs * seconds / max(1e-9, self.seconds(job, n_fits)))
-        if fitting >= epochs:
-            return self
-        options = dict(self.options) | {"epochs": max(SHORTEST, fitting)}
-        return replace(self, options=tuple(sorted(options.items())))
 
     @property
     def epochs(self) -> int:
         """Length of the schedule."""
-        from headstart.adapt._tune import Tuning
+        return self.tuning.epochs
 
-        return Tuning(**dict(self.options)).epochs
+    def seconds(self, job: Job, n_fits: int) -> float:
+        """From a measured training step; a pass over held-out rows costs a third of one."""
+        from headstart.adapt._tune import seconds_per_example
+
+        passes = EPOCHS_SEEN * self.tuning.epochs * len(job.labels) * 1.1
+        with half_the_cores():
+            return n_fits * seconds_per_example(job, self.tuning) * passes * SHARING
+
+    def within(self, job: Job, seconds: float, n_fits: int) -> Retrain:
+        """The same with as many epochs as ``n_fits`` fits can have in ``seconds``: never more, at least SHORTEST."""
+        fitting = int(self.epochs * seconds / max(1e-9, self.seconds(job, n_fits)))
+        if fitting >= self.epochs:
+            return self
+        return replace(self, tuning=replace(self.tuning, epochs=max(SHORTEST, fitting)))
+
+    def fit(self, job: Job, train: Array, step: str, facts: Sequence[Mapping[str, Any]] = ()) -> Fitted:
+        """Train with early stopping, or for the folds' median number of epochs when ``facts`` of folds are given."""
+        from headstart.adapt._tune import median_epochs, tune
+
+        with half_the_cores() if facts else nullcontext():  # folds run side by side and have their share
+            return tune(job, self.tuning, train, step, epochs=median_epochs(facts, self.tuning) if facts else None)
 
 
 def retrain(strategy: str, name: str | None = None, **options: Any) -> Retrain:
-    """A candidate by name and options."""
-    return Retrain(name or strategy, strategy, tuple(sorted(options.items())))
+    """A candidate by name and the fields of ``Tuning``."""
+    return Retrain(name or strategy, strategy, Tuning(**options))
