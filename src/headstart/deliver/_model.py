@@ -46,7 +46,7 @@ class Model:
         self.evidence = dict(evidence)
         self.classes_ = np.array(config["classes"])
         self.path: Path | None = None
-        self._head = head
+        self.head = head
         self._weights = weights  # safetensors file, or names to torch tensors
         self._pages = dict(pages or {})
         self._backbone: Backbone | None = None
@@ -100,7 +100,7 @@ class Model:
                 if good:
                     with torch.inference_mode():
                         x = kind.to_input(torch.from_numpy(np.stack(batch)), preprocessing)
-                        out[good] = self._head.logits(run(x.to(where, dtype)).float().cpu().numpy())
+                        out[good] = self.head.logits(run(x.to(where, dtype)).float().cpu().numpy())
 
             in_parallel(range(len(examples)), work, what="predicting")
         return out, problems
@@ -129,6 +129,11 @@ class Model:
             backbone.place(device(), compute_dtype())
             self._backbone = backbone
         return self._backbone
+
+    @property
+    def keeps_source_network(self) -> bool:
+        """Whether the network is the source's own, unchanged, so that its cached features serve this model."""
+        return isinstance(self._weights, Path)
 
     def summary(self) -> list[str]:
         """What came out, one line each."""
@@ -161,7 +166,7 @@ class Model:
             if not n.startswith("head.")
         }
         with atomic_folder(final) as new:
-            save_file(named | self._head.tensors(), new / WEIGHTS, metadata={"format": "pt"})
+            save_file(named | self.head.tensors(), new / WEIGHTS, metadata={"format": "pt"})
             (new / WEIGHTS).chmod(0o644)
             _write_json(new / CONFIG, self.config)
             _write_json(new / EVIDENCE, self.evidence)
