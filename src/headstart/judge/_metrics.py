@@ -101,7 +101,8 @@ def _wilson(value: float, resampled: Array, n_groups: int, z: float = 1.96) -> t
     spread = float(resampled.var())
     n = value * (1 - value) / spread if spread > 0 else n_groups
     centre, half = value + z * z / (2 * n), z * np.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
-    return float(max(0.0, (centre - half) / (1 + z * z / n))), float(min(1.0, (centre + half) / (1 + z * z / n)))
+    low, high = (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+    return (float(max(0.0, low)) if value > 0 else 0.0), (float(min(1.0, high)) if value < 1 else 1.0)
 
 
 def _auroc(probabilities: Array, labels: Array, samples: list[Array]) -> Estimate | None:
@@ -146,9 +147,9 @@ def paired_difference(ours: Array, theirs: Array, groups: Array, *, seed: int = 
 
 
 def standard_error(ours: Array, theirs: Array, groups: Array) -> float:
-    """Standard error of the mean paired difference, over groups; one made-up disagreement each way is added, so that
-    a single example that differs does not count as certain (after Agresti and Min, Statistics in Medicine 2005)."""
+    """Standard error of the mean paired difference, over groups; one made-up group each way is added, so that a
+    single one that differs does not count as certain (after Agresti and Min, Statistics in Medicine 2005)."""
     difference = ours.astype(float) - theirs.astype(float)
     _, codes = np.unique(groups, return_inverse=True)
     sums = np.bincount(codes, difference - difference.mean())
-    return float(np.sqrt((sums**2).sum() + 2) / len(difference))
+    return float(np.sqrt((sums**2).sum() + 2 * (len(difference) / len(sums)) ** 2) / len(difference))
