@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -92,18 +91,11 @@ class _Space:
 
     def fit(self, labels: Array, n_classes: int, penalties: Sequence[float]) -> list[Linear]:
         """One solution per penalty, each starting from the one before."""
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
+        from headstart.adapt._logistic import solve
 
-        model = LogisticRegression(max_iter=300, tol=1e-3, warm_start=True)
-        found = []
-        for c in penalties:
-            model.set_params(C=c)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                model.fit(self.reduced, labels)
-            found.append(self._unfold(model.coef_, model.intercept_, model.classes_, n_classes, c))
-        return found
+        present, codes = np.unique(labels, return_inverse=True)
+        solutions = solve(self.reduced, codes, penalties)
+        return [self._unfold(*found, present, n_classes, c) for found, c in zip(solutions, penalties)]
 
     def _unfold(self, coef: Array, intercept: Array, present: Array, n_classes: int, c: float) -> Linear:
         if len(present) == 2:
