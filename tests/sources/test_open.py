@@ -203,6 +203,12 @@ def test_an_unknown_model_argument_in_a_config(copy: Path) -> None:
     assert "chanels" in message(copy)
 
 
+def test_arguments_that_would_load_something_else(copy: Path, tmp_path: Path) -> None:
+    for name in ("checkpoint_path", "pretrained", "pretrained_cfg"):
+        change(copy, model_args={"channels": [8, 16, 16, 32], name: str(tmp_path / "other.pth")})
+        assert f"{name} cannot be an argument of the architecture" in message(copy)
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "{}", '{"architecture": "resnet10t", "pretrained_cfg": 3}', "\ud800"], ids=range(6)
 )

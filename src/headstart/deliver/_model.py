@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart._errors import BadExample, DataError, ModelError
+from headstart._errors import BadExample, DataError, ModelError, SourceError
 from headstart._runtime import atomic_folder
 from headstart.adapt import Head
 from headstart.deliver._describe import summary
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from headstart.sources import Backbone
 
 FORMAT = 1
+NOT_A_NETWORK = (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError, AssertionError)
+"""What building a network from wrong arguments may raise."""
 WEIGHTS, CONFIG, EVIDENCE = "model.safetensors", "config.json", "evidence.json"
 
 
@@ -56,7 +58,8 @@ class Model:
 
     def predict(self, items: Any) -> Array:
         """Labels [n] for paths, encoded bytes or arrays. Raises DataError if one cannot be read."""
-        return self.classes_[self.predict_proba(items).argmax(axis=1)] if len(items) else self.classes_[:0]
+        found: Array = self.classes_[self.predict_proba(items).argmax(axis=1)]
+        return found
 
     def predict_proba(self, items: Any) -> Array:
         """Calibrated probabilities [n, k], columns in the order of ``classes_``. Raises DataError as ``predict``."""
@@ -117,15 +120,12 @@ class Model:
                 self._weights if isinstance(self._weights, Mapping) else load_file(self._weights)
             )
             names = {n.removeprefix("backbone."): t for n, t in weights.items() if not n.startswith("head.")}
-            backbone = build(self.config["architecture"], self.config["model_args"], self.config["preprocessing"], 0)
+            config = self.config
             try:
+                backbone = build(config["architecture"], config["model_args"], config["preprocessing"], 0)
                 backbone.network.load_state_dict(dict(names))
-            except RuntimeError as error:
-                detail = " ".join(str(error).split())[:200]
-                raise ModelError(
-                    f"{self.path or 'the model'} is damaged: {WEIGHTS} does not fit {CONFIG} ({detail}); "
-                    "copy the folder again or run fit again"
-                ) from error
+            except (SourceError, *NOT_A_NETWORK) as error:
+                raise self._damaged(f"{WEIGHTS} does not fit {CONFIG}: {error}") from error
             backbone.place(device(), compute_dtype())
             self._backbone = backbone
         return self._backbone
@@ -134,6 +134,10 @@ class Model:
     def keeps_source_network(self) -> bool:
         """Whether the network is the source's own, unchanged, so that its cached features serve this model."""
         return isinstance(self._weights, Path)
+
+    def _damaged(self, why: str) -> ModelError:
+        place = self.path or "the model"
+        return ModelError(f"{place} is damaged ({' '.join(why.split())[:200]}); copy the folder again or run fit again")
 
     def summary(self) -> list[str]:
         """What came out, one line each."""
@@ -151,7 +155,7 @@ class Model:
         from safetensors.numpy import save_file
 
         final = Path(folder)
-        if final.exists() and not (final / CONFIG).is_file() and any(final.iterdir()):
+        if final.exists() and not (final / CONFIG).is_file() and (not final.is_dir() or any(final.iterdir())):
             raise ModelError(f"{final} exists and is no model folder; it is left alone: choose another --out")
         if isinstance(self._weights, Mapping):
             arrays = {
@@ -193,8 +197,7 @@ def load(folder: str | Path) -> Model:
         with safe_open(path / WEIGHTS, "np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith("head.")}  # noqa: SIM118
         head = Head.from_tensors(tensors, config["head"])
-        if len(head.layers[-1][1]) != len(config["classes"]):
-            raise KeyError("classes")
+        _check(config, head)
         pages = {
             p.name: p.read_text(encoding="utf-8") for p in (path / "README.md", path / "report.html") if p.is_file()
         }
@@ -207,6 +210,24 @@ def load(folder: str | Path) -> Model:
         ) from error
     model.path = path
     return model
+
+
+def _check(config: Mapping[str, Any], head: Head) -> None:
+    """Raises ValueError, TypeError or KeyError for what ``fit`` cannot have written."""
+    classes, temperature = config["classes"], config["temperature"]
+    if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes) or len({*classes}) < len(classes):
+        raise ValueError("classes are not distinct names")
+    if type(temperature) not in (int, float) or not 0 < temperature < float("inf"):
+        raise ValueError(f"a temperature of {temperature!r} cannot be")
+    width = head.last - head.first
+    for weight, bias in head.layers:
+        if weight.ndim != 2 or weight.shape != (len(bias), width):
+            raise ValueError("the layers of the head do not fit each other")
+        width = len(bias)
+    if head.first < 0 or width != len(classes):
+        raise ValueError("the head does not fit the classes")
+    if not isinstance(config["architecture"], str) or not isinstance(config["model_args"], dict):
+        raise TypeError("the architecture is no name with arguments")
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -15,6 +15,11 @@ from headstart._errors import SourceError
 from headstart.sources._cut import Cut, capture, only_tensor
 
 _CREATING = threading.Lock()  # initialisation draws from torch's one global generator
+LOADERS = {
+    "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "num_classes",
+    "in_chans", "features_only", "scriptable", "exportable", "no_jit",
+}  # fmt: skip
+"""Arguments of timm's ``create_model`` that a config from elsewhere must not set: they load files, or are ours."""
 Remap = Callable[[dict[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]]
 
 
@@ -36,6 +41,8 @@ def create(
 
     if not timm.is_model(architecture):
         raise SourceError(f"no architecture is called {architecture!r}{_close(architecture)}")
+    if forbidden := LOADERS & set(model_args):
+        raise ValueError(f"{', '.join(sorted(forbidden))} cannot be an argument of the architecture")
     overlay: dict[str, Any] = {}
     with _CREATING, warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
