@@ -13,7 +13,7 @@ from headstart.modalities import Array
 from headstart.targets import draw, split
 
 PENALTIES = tuple(float(c) for c in np.logspace(-3, 4, 8))  # inverse strengths, for features scaled to unit length
-ABSENT = 10.0  # how far below the others a class scores that the training part did not have
+ABSENT = 3.0  # how far below the average score a class stays that the training part did not have
 INNER_FOLDS = 4
 LARGE = 4000  # rows that are enough to choose a penalty on
 SMALL = 600  # rows up to which one BLAS thread is fastest
