@@ -71,7 +71,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Array:
         """Labels [n], of the type that ``fit`` was given."""
-        found: Array = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        columns = self.predict_proba(X).argmax(axis=1)
+        found: Array = self.classes_[columns]
         return found
 
     def __sklearn_tags__(self) -> Any:

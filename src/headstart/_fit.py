@@ -52,7 +52,7 @@ def fit(
     Raises DataError, SourceError, OptionError. A killed run continues when it is called again with the same
     arguments; the result is the same for the same seed.
     """
-    check_options(strategy, control, head, cut, out)
+    check_options(strategy, control, head, cut, views, out)
     clock = Budget(parse_budget(budget))
     target = read(data, labels, label=label, group=group, groups=groups, test=test)
     chosen = open_source(source if source is not None else target.modality.default_source)
@@ -73,13 +73,21 @@ def fit(
     return model
 
 
-def check_options(strategy: str, control: str, head: str, cut: int | str | None, out: str | Path | None) -> None:
+def check_options(
+    strategy: str, control: str, head: str, cut: int | str | None, views: int | None, out: str | Path | None
+) -> None:
     """Fail on contradictions before anything is read."""
     adapt.strategies_for(strategy)
     if control not in CONTROLS:
         raise OptionError(f"no control is called {control!r}; choose one of {', '.join(CONTROLS)}")
     if head not in ("linear", "mlp"):
         raise OptionError(f"no head is called {head!r}; choose linear or mlp")
+    if isinstance(cut, str) and cut != "all":
+        raise OptionError(f"--cut {cut} is no stage; it takes the number of a stage, or all")
+    if cut is not None and strategy not in ("auto", "extract", *(() if cut == "all" else ("partial",))):
+        raise OptionError(f"--cut {cut} does not go with --strategy {strategy}; leave one of them out")
+    if views is not None and views < 1:
+        raise OptionError(f"views is {views}; at least the picture itself is needed: 1 or more")
     if (
         out is not None
         and Path(out).exists()

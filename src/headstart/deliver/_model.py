@@ -179,6 +179,17 @@ class Model:
         self.path = final
         return final
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and worker processes; to keep a model, ``save`` it."""
+        from safetensors.torch import load_file
+
+        weights = self._weights if isinstance(self._weights, Mapping) else load_file(self._weights)
+        return {**vars(self), "_weights": dict(weights), "_backbone": None, "_lock": None}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.Lock()
+
     def __repr__(self) -> str:
         return f"<headstart.Model {self.config['source']} · {self.config['strategy']} · {len(self.classes_)} classes>"
 
