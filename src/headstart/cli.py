@@ -80,10 +80,10 @@ def _examples(files: list[str]) -> Iterator[Any]:
     from headstart.targets import read_examples
 
     names = (n for f in files for n in ((line.strip("\r\n") for line in sys.stdin) if f == "-" else [f]))
-    for name in names:
+    for name in filter(str.strip, names):  # an empty name would be this folder
         if Path(name).exists() or any(c in name for c in "*?["):
             yield from read_examples(name)
-        elif name.strip():
+        else:
             yield Example(name, Path(name))  # its row will say that it cannot be read
 
 
