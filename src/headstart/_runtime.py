@@ -87,6 +87,27 @@ def _cpu_has_bf16() -> bool:
     return any(check is not None and check() for check in checks)
 
 
+@cache
+def reuse_memory() -> None:
+    """Have glibc keep freed memory for the next activation instead of handing it back to the system.
+
+    Activations are tens of megabytes, which malloc maps and unmaps afresh each time; on virtual machines the page
+    faults took half of the time (a training step of mobilenetv2 17 → 35 images a second, forward 9.8 → 4.8 ms, with
+    no more memory at most, since threads then share one arena). Elsewhere than Linux with glibc it does nothing.
+    """
+    import ctypes
+
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 1)):
+            mallopt(option, value)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+
+
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Small matrices: BLAS threads cost more in waiting for each other than they save."""

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from headstart._errors import SourceError
+from headstart._runtime import reuse_memory
 from headstart.sources._cut import Cut, capture, only_tensor
 
 _CREATING = threading.Lock()  # initialisation draws from torch's one global generator
@@ -102,6 +103,8 @@ class Backbone:
 
     def place(self, where: torch.device, dtype: torch.dtype | None = None) -> None:
         """Move the network, in the memory layout that convolutions are fastest in."""
+        if where.type == "cpu":
+            reuse_memory()
         self.network.to(where)
         if dtype is not None:
             self.network.to(dtype)
