@@ -183,7 +183,7 @@ class Run:
 
     def _plain_baseline(self) -> None:
         logits = np.zeros((len(self.target), self.job.n_classes), np.float32)
-        raw = self.pooled.raw(np.arange(len(self.target))).astype(np.float32)
+        raw = self.pooled.raw(np.arange(len(self.target)))
         for train, held in self.folds:
             probe = adapt.fit_probe(
                 raw[train], self.target.labels[train], self.job.n_classes, self.found.blocks[train], seed=self.seed

@@ -147,7 +147,9 @@ def paired_difference(ours: Array, theirs: Array, groups: Array, *, seed: int = 
     bound for no event among n.
     """
     difference = ours.astype(float) - theirs.astype(float)
-    values = np.array([difference[rows].mean() for rows in _resamples(groups, seed, draws)])
+    values = np.array(
+        [difference[rows].mean() for rows in _resamples(groups, seed, draws if len(ours) <= MANY else draws // 5)]
+    )
     low, high = _percentiles(values)
     bound = 3.7 / max(1, len(np.unique(groups)))
     value = float(difference.mean())
