@@ -1,0 +1,160 @@
+"""What was measured, as a page: RESULTS.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Found = dict[str, Any]
+
+
+def page(found: dict[str, Found], machine: Found) -> str:
+    """Markdown of every benchmark that has run, and the machine that it ran on."""
+    parts = ["# Benchmarks", "Written by `python benchmarks/run.py`; ratios are medians of pairs run side by side.", ""]
+    parts += ["## Machine", _machine(machine)]
+    for name, section in SECTIONS.items():
+        if name in found:
+            parts += [section(found[name]), f"Measured {found[name]['when']}.{_load(found[name])}", ""]
+    return "\n".join(parts)
+
+
+def _machine(machine: Found) -> str:
+    return _table(("what", "which"), machine.items()) + "\n"
+
+
+def _load(found: Found) -> str:
+    busy = [float(b) for b in _numbers(found.get("busy_before") or [r.get("busy_before", []) for r in _rows(found)])]
+    if not busy or max(busy) < 15:
+        return ""
+    return f" Others used up to {max(busy):.0f} % of the processor when some of the runs began."
+
+
+def _rows(found: Found) -> list[Found]:
+    return [row for row in found.get("rows", []) if isinstance(row, dict)]
+
+
+def _numbers(nested: Any) -> Iterable[float]:
+    if isinstance(nested, (int, float)):
+        yield nested
+    else:
+        for part in nested:
+            yield from _numbers(part)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def _met(good: bool) -> str:
+    return "yes" if good else "**no**"
+
+
+def _fastai(found: Found) -> str:
+    rows = [
+        (
+            row["set"],
+            f"{row['fastai_seconds']:.0f} s",
+            f"{row['cold_seconds']:.1f} s ({row['cold_ratio']:.1f} ×)",
+            f"{row['warm_seconds']:.1f} s ({row['warm_ratio']:.0f} ×)",
+            f"{100 * sum(row['fastai_accuracy']) / len(row['fastai_accuracy']):.1f} %",
+            f"{100 * row['accuracy']:.1f} % of {row['test_images']}",
+            _met(row["cold_ratio"] >= 10 and row["warm_ratio"] >= 30),
+        )
+        for row in found["rows"]
+    ]
+    head = ("100 photos of", "fastai", "ours, cold", "ours, second time", "fastai's test accuracy", "ours", "reached")
+    peers = ", ".join(f"{name} {version}" for name, version in found["peers"].items())
+    return (
+        "## `fit --strategy extract` against fastai's `vision_learner(…).fine_tune(4)`\n\n"
+        "mobilenetv2_100, the same weights, files and split; whole processes that read, learn and save. To reach: "
+        "10 × cold, 30 × the second time, at no lower accuracy.\n\n" + _table(head, rows) + f"\nThe peer: {peers}.\n"
+    )
+
+
+def _extraction(found: Found) -> str:
+    row = (
+        f"{found['wall']:.2f} s",
+        f"{found['decoding']:.2f} s",
+        f"{found['forward']:.2f} s ({found['way']})",
+        f"{found['ratio']:.2f}",
+        _met(found["ratio"] <= 1.15),
+    )
+    head = ("extraction", "decoding alone", "forward alone, at its best", "ratio", "reached")
+    about = f"{found['images']} X-rays, mobilenetv2_100, {found['precision']}; wall time on all cores."
+    return f"## Extraction\n\n{about} To reach: at most 1.15.\n\n" + _table(head, [row])
+
+
+def _partial(found: Found) -> str:
+    rows = [
+        (
+            row["source"],
+            row["precision"],
+            f"{row['cut']} of {row['stages']}",
+            f"{row['cached_seconds']:.2f} s",
+            f"{row['recomputing_seconds']:.2f} s",
+            f"{row['ratio']:.1f} ×",
+            f"{row['weights_differ_by']:.0e}",
+            _met(row["ratio"] >= 4),
+        )
+        for row in found["rows"]
+    ]
+    head = (
+        "source",
+        "precision",
+        "cut after",
+        "an epoch",
+        "without the cache",
+        "ratio",
+        "weights differ by",
+        "reached",
+    )
+    about = "100 photos. The side without the cache reads prepared input, so that decoding is not held against it."
+    return f"## `partial` with and without the cache\n\n{about} To reach: 4 ×.\n\n" + _table(head, rows)
+
+
+def _memory(found: Found) -> str:
+    limits = (1.5, 3.0)
+    rows = [
+        (row["what"], row["source"], f"{row['gigabytes']:.2f} GB", f"{row['seconds']:.0f} s", limit,
+         _met(row["gigabytes"] <= limit))
+        for row, limit in zip(found["rows"], limits)
+    ]  # fmt: skip
+    head = ("what", "source", "memory at most", "time", "to reach, GB", "reached")
+    return "## Memory\n\nThe whole process of `fit --strategy extract`, cold.\n\n" + _table(head, rows)
+
+
+def _startup(found: Found) -> str:
+    rows = [
+        ("`headstart --help`", f"{found['help']:.2f} s", "0.4 s", _met(found["help"] <= 0.4)),
+        ("`import headstart`", f"{found['import']:.3f} s", "0.15 s", _met(found["import"] <= 0.15)),
+        ("torch loaded by either", found["torch_loaded"], False, _met(not found["torch_loaded"])),
+    ]
+    return "## Start\n\n" + _table(("what", "measured", "to reach", "reached"), rows)
+
+
+def _accuracy(found: Found) -> str:
+    sets = list(dict.fromkeys(row["set"] for row in found["rows"]))
+    ways = list(dict.fromkeys((row["way"], row["source"]) for row in found["rows"]))
+    rows = [(way, source, *(_cell(found["rows"], way, source, name) for name in sets)) for way, source in ways]
+    about = "Mean over the draws of the accuracy on all the rest, and the time of one training process."
+    return f"## Test accuracy with 100 labels\n\n{about}\n\n" + _table(("way", "source", *sets), rows)
+
+
+def _cell(rows: Sequence[Found], way: str, source: str, name: str) -> str:
+    mine = [r for r in rows if (r["way"], r["source"], r["set"]) == (way, source, name)]
+    if not mine:
+        return "–"
+    accuracy = 100 * sum(r["accuracy"] for r in mine) / len(mine)
+    seconds = sum(r["seconds"] for r in mine) / len(mine)
+    return f"{accuracy:.1f} %" + (f" ({seconds:.0f} s)" if seconds else "")
+
+
+SECTIONS = {
+    "versus_fastai": _fastai,
+    "extraction": _extraction,
+    "partial": _partial,
+    "memory": _memory,
+    "startup": _startup,
+    "accuracy": _accuracy,
+}
