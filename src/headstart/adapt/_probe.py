@@ -78,10 +78,12 @@ class _Space:
 
     @classmethod
     def of(cls, features: Array) -> _Space:
-        x = features.astype(np.float64 if len(features) <= LARGE else np.float32)
-        mean, deviation = x.mean(axis=0), x.std(axis=0)
+        x = features.astype(np.float64 if len(features) <= LARGE else np.float32)  # a copy, changed in place
+        mean = x.mean(axis=0, dtype=np.float64)
+        x -= mean.astype(x.dtype)
+        deviation = np.sqrt(np.einsum("ij,ij->j", x, x) / len(x)).astype(np.float64)
         scale = np.where(deviation > 1e-8, deviation, np.inf) * np.sqrt(x.shape[1])
-        x = (x - mean) / scale
+        x /= scale.astype(x.dtype)
         if x.shape[0] >= x.shape[1]:
             return cls(mean, scale, None, x)
         values, vectors = np.linalg.eigh(x @ x.T)
