@@ -305,7 +305,7 @@ def test_a_damaged_model_is_one_line_in_a_real_process(model: Path, data: Path, 
 def test_ctrl_c_leaves_nothing_half_written(tiny: str, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
     words = [
-        sys.executable, "-m", "headstart", "fit", str(data), "--source", tiny, "--strategy", "scratch",
+        sys.executable, "-m", "headstart", "fit", str(data), "--source", tiny, "--strategy", "partial",
         "--control", "none", "--out", str(out),
     ]  # fmt: skip
     running = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=tmp_path)

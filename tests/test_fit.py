@@ -236,6 +236,21 @@ def test_copies_of_training_pictures_do_not_count_in_the_test(tiny: str, tmp_pat
     assert model.evidence["test"]["score"]["examples"] == 10
 
 
+def test_a_test_part_of_copies_alone_cannot_be_scored(tiny: str, data: Path) -> None:
+    assert "24 repeat a training example" in line(data, source=tiny, test=data)
+
+
+def test_an_unreadable_test_part(tiny: str, tmp_path: Path) -> None:
+    write_folders(tmp_path / "train", 16)
+    write_folders(tmp_path / "test", 6, seed=5)
+    (tmp_path / "test" / "down" / "bad.png").write_text("no")
+    model = run(tmp_path, source=tiny)
+    assert model.evidence["test"]["score"]["examples"] == 6
+    for file in (tmp_path / "test").rglob("*.png"):
+        file.write_text("no")
+    assert "7 cannot be read; give other test examples" in line(tmp_path, source=tiny)
+
+
 def test_the_score_of_a_tuned_model_on_the_test_part_is_its_own(tiny: str, tmp_path: Path) -> None:
     write_folders(tmp_path / "train", 15)
     write_folders(tmp_path / "test", 20, seed=5)
@@ -465,6 +480,19 @@ def test_a_killed_command_goes_on_to_the_same_model(tiny: str, data: Path, tmp_p
     assert all(np.array_equal(one[n], two[n]) for n in one)
     scores = [json.loads((tmp_path / n / "evidence.json").read_text())["score"] for n in ("whole", "killed")]
     assert scores[0] == scores[1]
+
+
+@pytest.mark.slow
+def test_two_at_once_on_one_cache(tiny: str, data: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "headstart", "fit", str(data), "--source", tiny, "--strategy", "partial",
+             "--control", "none", "--out"]  # fmt: skip
+    both = [
+        subprocess.Popen([*words, str(tmp_path / name)], stderr=subprocess.PIPE, text=True) for name in ("one", "two")
+    ]
+    said = [running.communicate(timeout=200)[1] for running in both]
+    assert [running.returncode for running in both] == [0, 0], said
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert all(np.array_equal(one[n], two[n]) for n in one)
 
 
 def test_the_names_are_those_of_the_textures() -> None:

@@ -132,7 +132,7 @@ def side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
 
     import torch
 
-    if device().type != "cpu":
+    if device().type != "cpu" or not tasks:
         return [task() for task in tasks]
     if len(tasks) == 1:
         with half_the_cores():
@@ -214,14 +214,25 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         try:
             yield temporary
             if final.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".old", dir=final.parent))
-                final.rename(old / "old")
-                temporary.rename(final)
-                shutil.rmtree(old, ignore_errors=True)
+                _exchange(temporary, final)
             else:
                 temporary.rename(final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(new: Path, final: Path) -> None:
+    """Put ``new`` in the place of the folder ``final``, which is put back if that fails."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".old", dir=final.parent))
+    try:
+        final.rename(aside / "old")
+        new.rename(final)
+    except BaseException:
+        if not final.exists():
+            (aside / "old").rename(final)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def atomic_write(path: Path, data: bytes) -> None:

@@ -15,7 +15,7 @@ from headstart._errors import DataError
 from headstart.deliver import Model, load
 from headstart.judge import calibration_error, score
 from headstart.modalities import Array, Example
-from headstart.targets import read
+from headstart.targets import PASSED_OVER, read
 
 BATCH = 256  # examples whose predictions are held at a time
 
@@ -46,11 +46,12 @@ def evaluate(
     rows = np.array([i for i in range(len(target)) if i not in problems], np.int64)
     if not len(rows):
         raise DataError(f"nothing in {target.name} can be read")
+    claimed = {name: reason for name, reason in target.skipped.items() if not reason.startswith(PASSED_OVER)}
     found = score(probabilities[rows], truth[rows], target.group_codes()[rows])
     return {
         **found.to_dict(),
         "calibration_error": calibration_error(probabilities[rows], truth[rows]),
-        "unreadable": {target.examples[i].name: reason for i, reason in problems.items()} | dict(target.skipped),
+        "unreadable": {target.examples[i].name: reason for i, reason in problems.items()} | claimed,
     }
 
 

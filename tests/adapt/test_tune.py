@@ -87,6 +87,32 @@ def test_frozen_means_frozen(job: Job, name: str) -> None:
         assert all(before[n].ndim <= 1 for n in changed)
 
 
+@pytest.mark.parametrize("name", ["partial", "light", "full"])
+def test_depthwise_convolutions_in_bf16(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they are kept in fp32, nothing is left behind, and frozen is frozen all the same."""
+    import json
+
+    import timm
+    from safetensors.torch import save_file
+
+    monkeypatch.setenv("HEADSTART_PRECISION", "bf16")
+    place = tmp_path / "source"
+    place.mkdir()
+    torch.manual_seed(0)
+    save_file(timm.create_model("lcnet_035", num_classes=3).state_dict(), place / "model.safetensors")
+    cfg = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "classifier": "classifier"}
+    config = {"architecture": "lcnet_035", "num_classes": 3, "pretrained_cfg": cfg}
+    (place / "config.json").write_text(json.dumps(config))
+    job = make(str(place), tmp_path / "run", n=12, views=1)
+    before = job.source.backbone().network.state_dict()
+    trainable = set(freeze(job.source.backbone(), TUNINGS[name]))
+    tuned = tune(job, TUNINGS[name], everything(job), "step")
+    assert tuned.network is not None
+    assert {n for n in before if not torch.equal(before[n], tuned.network[n])} <= trainable
+    assert not [n for n, m in tuned.net.backbone.network.named_modules() if "forward" in m.__dict__]
+    assert np.isfinite(tuned.logits(everything(job))).all()
+
+
 def test_scratch_starts_at_random_and_learns_its_own_statistics(job: Job) -> None:
     start = job.source.scratch(job.seed).network.state_dict()
     tuned = tune(job, TUNINGS["scratch"], everything(job), "step", epochs=2)

@@ -221,6 +221,19 @@ def test_depths_are_the_stages_averaged_and_then_the_output(small: Backbone) -> 
             torch.testing.assert_close(found[:, start : start + width], prefix(x).mean((2, 3)))
 
 
+@pytest.mark.parametrize(
+    "shape", [(2, 5, 3, 4), (2, 3, 4, 5), (2, 7, 5), (2, 5)], ids=["nchw", "nhwc", "tokens", "flat"]
+)
+def test_pooling_finds_the_channels(shape: tuple[int, ...]) -> None:
+    from headstart.sources._backbone import pool
+
+    x = torch.zeros(shape)
+    axis = shape.index(5)
+    for i in range(5):
+        x.select(axis, i).fill_(i)
+    assert torch.equal(pool(x, 5), torch.arange(5.0).expand(2, 5))
+
+
 def test_the_bundled_sources_can_be_cut_everywhere() -> None:
     for name in ("bundled/glyphs", "bundled/efficientnet-lite0"):
         source = open_source(name)
