@@ -216,6 +216,50 @@ def test_groups_stay_together(tiny: str) -> None:
     assert model.evidence["audit"]["groups"] == 6
 
 
+@pytest.mark.parametrize("kind", ["metadata", "csv", "parquet", "pil"])
+def test_every_layout_gives_the_same_model(tiny: str, data: Path, kind: str) -> None:
+    files = sorted(data.rglob("*.png"))
+    names, people = [f.parent.name for f in files], [f"p{i // 3}" for i in range(24)]
+    options: dict[str, Any] = {"source": tiny}
+    if kind == "metadata":
+        rows = [f"{f.relative_to(data)},{n},{p}" for f, n, p in zip(files, names, people)]
+        (data / "metadata.csv").write_text("\n".join(["file_name,label,group", *rows]))
+        model = run(data, **options)
+    elif kind == "csv":
+        rows = [f"{f.relative_to(data)},{n},{p}" for f, n, p in zip(files, names, people)]
+        (data / "table.csv").write_text("\n".join(["path,kind,who", *rows]))
+        model = run(data / "table.csv", label="kind", group="who", **options)
+    elif kind == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        images = [{"bytes": f.read_bytes(), "path": f.name} for f in files]
+        pq.write_table(pa.table({"image": images, "label": names, "group": people}), data / "table.parquet")
+        model = run(data / "table.parquet", group="group", **options)
+    else:
+        model = run([Image.open(f) for f in files], names, groups=people, **options)
+    expected = run(files, names, groups=people, source=tiny)
+    assert model.evidence["score"] == expected.evidence["score"]
+    assert model.evidence["score"]["groups"] == 8
+    fresh, _ = textures(4, seed=3)
+    assert np.array_equal(model.predict_proba(fresh), expected.predict_proba(fresh))
+
+
+def test_small_sets_get_several_views(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def watching(*args: Any, **named: Any) -> Any:
+        asked.append((named.get("kind"), named.get("views")))
+        return real_extract(*args, **named)
+
+    monkeypatch.setattr("headstart.adapt._job.extract", watching)
+    run(*textures(12), source=tiny, strategy="partial", views=None)
+    assert asked == [("cut:4", 4)]
+    asked.clear()
+    run(*textures(12), source=tiny, strategy="partial", views=2)
+    assert asked == [("cut:4", 2)]
+
+
 def test_the_test_part_is_scored_and_never_learnt_from(tiny: str, tmp_path: Path) -> None:
     write_folders(tmp_path / "train", 20)
     write_folders(tmp_path / "test", 16, seed=5)
