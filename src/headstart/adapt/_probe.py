@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,7 @@ class _Space:
 
     @classmethod
     def of(cls, features: Array) -> _Space:
-        x = features.astype(np.float64 if len(features) <= LARGE else np.float32)  # a copy, changed in place
+        x: Any = features.astype(np.float64 if len(features) <= LARGE else np.float32)  # a copy, changed in place
         mean = x.mean(axis=0, dtype=np.float64)
         x -= mean.astype(x.dtype)
         deviation = np.sqrt(np.einsum("ij,ij->j", x, x) / len(x)).astype(np.float64)
