@@ -29,7 +29,7 @@ def task(n: int, d: int, k: int, seed: int = 0) -> tuple[Any, Any]:
 @pytest.mark.parametrize("penalty", [0.01, 1.0, 100.0])
 def test_equals_scikit_learn_with_the_same_penalty(n: int, d: int, k: int, penalty: float) -> None:
     x, labels = task(n, d, k)
-    ours = _Space.of(x).fit(labels, k, [penalty])[0]
+    ours = next(_Space.of(x).fit(labels, k, [penalty]))
     deviation = x.astype(float).std(axis=0)
     standard = (x - x.astype(float).mean(axis=0)) / np.where(deviation > 1e-8, deviation, np.inf) / np.sqrt(d)
     theirs = LogisticRegression(C=penalty, max_iter=5000, tol=1e-6).fit(standard, labels)
@@ -49,7 +49,7 @@ def test_the_penalty_has_the_smallest_log_loss_over_the_inner_folds() -> None:
     for c in PENALTIES:
         parts = []
         for train, held in split(labels, blocks, seed=0, folds=4):
-            p = softmax(_Space.of(x[train]).fit(labels[train], 3, [c])[0].logits(x[held]))
+            p = softmax(next(_Space.of(x[train]).fit(labels[train], 3, [c])).logits(x[held]))
             parts.append(-np.log(p[np.arange(len(held)), labels[held]]))
         losses.append(np.concatenate(parts).mean())
     chosen = choose_penalty(x, labels, blocks, seed=0)

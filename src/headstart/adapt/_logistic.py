@@ -6,7 +6,7 @@ because features may stay float32 here, which halves the memory of large sets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -19,8 +19,8 @@ Solution = tuple[Array, Array]
 """coef [k, r] and intercept [k]; k is 1 for two classes (the score of the second against the first)."""
 
 
-def solve(x: Array, labels: Array, penalties: Sequence[float]) -> list[Solution]:
-    """One solution per inverse strength C, each starting from the one before.
+def solve(x: Array, labels: Array, penalties: Sequence[float]) -> Iterator[Solution]:
+    """One solution per inverse strength C as it is asked for, each starting from the one before.
 
     ``x`` [n, r] float32 or float64, ``labels`` [n] from 0 to k - 1, each present. Minimised is
     C · (sum of the log-losses) + ½ ‖coef‖², divided by C · n.
@@ -31,7 +31,6 @@ def solve(x: Array, labels: Array, penalties: Sequence[float]) -> list[Solution]
     loss = _two(x, labels) if k == 2 else _several(x, labels, k)
     rows = 1 if k == 2 else k
     start = np.zeros(rows * (x.shape[1] + 1))
-    found = []
     for c in penalties:
         ridge = 1 / (c * len(x))
 
@@ -44,8 +43,7 @@ def solve(x: Array, labels: Array, penalties: Sequence[float]) -> list[Solution]
         options = {"maxiter": ITERATIONS, "maxls": 50, "gtol": GRADIENT, "ftol": 64 * np.finfo(float).eps}
         start = minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
         solution = start.reshape(rows, -1).copy()
-        found.append((solution[:, :-1], solution[:, -1]))
-    return found
+        yield solution[:, :-1], solution[:, -1]
 
 
 _Loss = Callable[[Array], tuple[float, Array]]
