@@ -43,7 +43,9 @@ def main() -> None:
     folder = kit / "data" / "image" / "chest_xray"
     files = [folder / row["file_name"] for row in listed(folder)[:: max(1, 1200 // options.images)]][: options.images]
     source = open_source(kit / "sources" / "mobilenetv2_100")
-    network = source.backbone().network.to(compute_dtype())
+    backbone = source.backbone()
+    backbone.place(torch.device("cpu"), compute_dtype())
+    network = backbone.network
     way = fastest_forward(network)
     rounds = [one_round(source, files, network, way) for _ in range(options.repeats)]
     middle = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
