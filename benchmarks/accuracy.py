@@ -1,7 +1,7 @@
 """Test accuracy with 100 labels: every strategy, fastai and a plain logistic regression, each on the same draws.
 
-Takes hours on a small machine; every finished cell is kept in .work/accuracy.jsonl and the next call goes on from
-there. Cheap cells come first.
+Every finished cell is kept in .work/accuracy.jsonl and the next call goes on from there. Cheap cells come first. The
+strategies that train the whole network run once (``once.py``), the others through the command with all its folds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from kit import WORK, Draw, draw, kit_path, listed
 from machine import headstart, timed
+from once import once
 from versus_fastai import fastai
 
 SETS = {
@@ -34,9 +35,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1)
     options = parser.parse_args()
     kit = kit_path(options.kit)
-    done = {cell_of(row) for row in finished()}
     for cell in cells(options.draws):
-        if cell not in done:
+        if cell not in {cell_of(row) for row in finished()}:
             keep(cell, one(kit, *cell))
     print(json.dumps({"rows": finished()}))
 
@@ -59,6 +59,8 @@ def one(kit: Path, way: str, name: str, source: str, seed: int) -> dict[str, flo
     if way == "fastai":
         run = fastai(kit / "sources" / source, photos, seed)
         return {"accuracy": run["accuracy"], "seconds": run["train"]}
+    if way in ("light", "full", "scratch"):
+        return once(photos, way, source, seed)
     if way == "logistic regression":
         return {"accuracy": on_pixels(photos), "seconds": 0.0}
     return fitted(photos, way, source)

@@ -63,6 +63,7 @@ def fit(
         say(line)
     options = {"strategy": strategy, "cut": cut, "head": head, "views": views, "control": control}
     run = Run(target, found, chosen, pooled, options, seed, clock)
+    run.check_test()
     run.try_strategies()
     run.compare_with_controls()
     model = run.finish()

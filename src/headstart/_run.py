@@ -59,6 +59,8 @@ class Run:
     folds: Any = None
     job: adapt.Job = field(init=False)
     chosen: int = 0
+    shared: Overlap | None = None
+    """What the test part shares with the training part, once ``check_test`` has looked."""
 
     def __post_init__(self) -> None:
         labels, n = self.target.labels, len(self.target)
@@ -85,6 +87,7 @@ class Run:
     def _key(self) -> str:
         digests = b"".join(d for d in self.pooled.digests if d)
         about = [
+            _versions(),
             self.source.digest,
             dict(self.source.preprocessing),
             self.options,
@@ -258,8 +261,8 @@ class Run:
         }
         weights = fitted.network if fitted.network is not None else self.source.backbone_file
         model = Model(config, fitted.head, weights, evidence)
-        if self.target.test is not None:
-            model.evidence["test"] = self._test(model, self.target.test)
+        if self.target.test is not None and self.shared is not None:
+            model.evidence["test"] = self._test(model, self.target.test, self.shared)
         model.evidence["seconds"] = round(self.clock.spent(), 1)
         describe(model, verdict.lines())
         for line in model.summary():
@@ -297,34 +300,34 @@ class Run:
             "versions": _versions(),
         }
 
-    def _test(self, model: Model, test: Target) -> dict[str, Any]:
-        """Score the part kept aside, once; its copies of training examples are left out."""
-        shared, probabilities = self._predict_test(model, test)
-        for line in shared.lines():
-            say(line)
-        rows = shared.rows
-        found = judge.score(probabilities[rows], test.labels[rows], test.group_codes()[rows], seed=self.seed)
-        return {"score": found.to_dict(), "overlap": shared.to_dict()}
+    def check_test(self) -> None:
+        """Read the test part and set aside what repeats a training example, before any time is spent on training.
 
-    def _predict_test(self, model: Model, test: Target) -> tuple[Overlap, Array]:
-        own = model.keeps_source_network  # then its features are worth keeping
-        features = extract(
-            self.source, test.modality, test.examples, kind=DEPTHS if own else PLAIN, what="reading the test part"
-        )
-        shared = overlap(
-            self.target,
-            self.pooled.digests,
-            self.pooled.raw(np.arange(len(self.target))),
-            features.digests,
-            features.all_raw(),
-            features.problems,
-        )
-        if own:
-            logits = np.zeros((len(test), self.job.n_classes))
-            logits[shared.rows] = model.head.logits(features.take(shared.rows))
+        Raises DataError if nothing of it can be scored. No model looks at it yet.
+        """
+        test = self.target.test
+        if test is None:
+            return
+        seen = extract(self.source, test.modality, test.examples, kind=PLAIN, what="reading the test part")
+        known = self.pooled.raw(np.arange(len(self.target)))
+        self.shared = overlap(
+            self.target, self.pooled.digests, known, seen.digests, seen.all_raw(), seen.problems
+        )  # fmt: skip
+        for line in self.shared.lines():
+            say(line)
+
+    def _test(self, model: Model, test: Target, shared: Overlap) -> dict[str, Any]:
+        """Score the part kept aside, once; its copies of training examples are left out."""
+        rows = shared.rows
+        part = test.take(rows)
+        if model.keeps_source_network:  # then its features are worth keeping
+            features = extract(self.source, part.modality, part.examples, kind=DEPTHS, what="predicting the test part")
+            logits = model.head.logits(features.take(np.arange(len(part))))
         else:
-            logits, _ = model.logits(test.examples)
-        return shared, judge.softmax(logits, float(model.config["temperature"]))
+            logits, _ = model.logits(part.examples)
+        probabilities = judge.softmax(logits, float(model.config["temperature"]))
+        found = judge.score(probabilities, part.labels, part.group_codes(), seed=self.seed)
+        return {"score": found.to_dict(), "overlap": shared.to_dict()}
 
 
 def _confusion(predicted: Array, labels: Array, k: int) -> list[list[int]]:

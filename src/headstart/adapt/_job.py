@@ -110,7 +110,8 @@ class Candidate(Protocol):
 
 def out_of_fold(candidate: Candidate, job: Job, fold: int, train: Array, held: Array) -> tuple[Array, dict[str, Any]]:
     """Logits of the held rows of one fold, from the journal if an interrupted run had finished them."""
-    step = f"{candidate.name}-fold{fold}"
+    length = f"-{candidate.epochs}epochs" if candidate.epochs else ""  # a shortened control is another step
+    step = f"{candidate.name}{length}-fold{fold}"
     known = job.journal.get(step)
     if known is not None:
         return known[0]["logits"], known[1]
