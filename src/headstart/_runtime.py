@@ -92,8 +92,9 @@ def reuse_memory() -> None:
     """Have glibc keep freed memory for the next activation instead of handing it back to the system.
 
     Activations are tens of megabytes, which malloc maps and unmaps afresh each time; on virtual machines the page
-    faults took half of the time (a training step of mobilenetv2 17 → 35 images a second, forward 9.8 → 4.8 ms, with
-    no more memory at most, since threads then share one arena). Elsewhere than Linux with glibc it does nothing.
+    faults took half of the time (one thread, batch 16, mobilenetv2: a forward pass 9.8 → 4.8 ms an image, a training
+    step 17 → 35 images a second). It holds for the whole process; its price is that freed memory stays with it. Elsewhere
+    than Linux with glibc it does nothing.
     """
     import ctypes
 
