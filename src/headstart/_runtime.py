@@ -93,8 +93,8 @@ def reuse_memory() -> None:
 
     Activations are tens of megabytes, which malloc maps and unmaps afresh each time; on virtual machines the page
     faults took half of the time (one thread, batch 16, mobilenetv2: a forward pass 9.8 → 4.8 ms an image, a training
-    step 17 → 35 images a second). It holds for the whole process; its price is that freed memory stays with it. Elsewhere
-    than Linux with glibc it does nothing.
+    step 17 → 35 images a second). It holds for the whole process; its price is that freed memory stays with it.
+    Elsewhere than Linux with glibc it does nothing.
     """
     import ctypes
 
