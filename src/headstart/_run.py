@@ -212,6 +212,9 @@ class Run:
         if count < 2:
             count, full = 2, candidate
             candidate = full.within(self.job, left, count)
+            self.missing["a full run from scratch"] = (
+                f"it takes about {_span(full.seconds(self.job, count))}; a larger --budget runs it"
+            )
             name += f" ({candidate.epochs} epochs instead of {full.epochs}, as the budget allows)"
         say(f"from scratch, the control: about {_span(candidate.seconds(self.job, count))}")
         logits = np.full((len(self.target), self.job.n_classes), np.nan, np.float32)

@@ -161,7 +161,7 @@ def test_a_stopped_training_continues_to_the_same_weights(job: Job, name: str, m
     ran: list[int] = []
     monkeypatch.setattr(module._State, "_keep", lambda self, *args: (ran.append(self.epoch), keep(self, *args))[1])
     again = tune(job, TUNINGS[name], everything(job), "again")
-    assert ran == [2, 3]  # what was done is not done again
+    assert ran == ([3] if name == "scratch" else [2, 3])  # what was done is not done again
     assert equal(whole, again)
     assert whole.facts == again.facts
     assert job.journal.get("again-checkpoint") is None

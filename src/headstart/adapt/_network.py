@@ -19,6 +19,10 @@ from headstart.features import INPUT
 from headstart.modalities import Array
 from headstart.sources import Backbone
 
+SCRATCH_MOMENTUM = 0.1
+"""Of norm statistics that start from nothing. Architectures made for millions of steps set 0.01 or less, with which a
+short training is judged by statistics that have hardly left their start (a control at the level of chance)."""
+
 
 @dataclass(slots=True)
 class Network:
@@ -163,6 +167,9 @@ def freeze(backbone: Backbone, tuning: Tuning) -> list[str]:
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in chosen)
     network.train(not tuning.pretrained)
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not tuning.pretrained:
+            module.momentum = SCRATCH_MOMENTUM
     for module in network.modules():  # its random numbers would depend on what else runs
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.eval()

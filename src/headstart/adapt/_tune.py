@@ -90,7 +90,7 @@ class _State:
         saved = time.monotonic()
         labels = torch.from_numpy(job.labels)
         with self.net.forward() as forward:
-            if self.epoch == 0:
+            if self.epoch == 0 and tuning.pretrained:  # random weights are no result to fall back on
                 self._keep(held)
             while self.epoch < self.last_epoch and not self._stalled(len(held)):
                 random = np.random.default_rng([job.seed, self.epoch])
@@ -139,7 +139,7 @@ class _State:
             self.best_epoch = best
 
     def _stalled(self, n_held: int) -> bool:
-        return bool(n_held) and self.epoch - int(np.argmin(self.losses)) >= self.net.tuning.patience
+        return bool(n_held) and self.epoch - self.best_epoch >= self.net.tuning.patience
 
     @property
     def _name(self) -> str:

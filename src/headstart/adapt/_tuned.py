@@ -12,7 +12,7 @@ from headstart.adapt._job import Fitted, Job
 from headstart.modalities import Array
 
 EPOCHS_SEEN = 0.7  # share of the epochs that early stopping usually lets run
-SHORTEST = 8  # epochs below which training from scratch says nothing
+SHORTEST = 14  # epochs below which training from scratch says nothing
 SHARING = 0.7  # wall time per fit when folds train side by side, against one alone
 
 
@@ -54,7 +54,8 @@ class Retrain:
         """From a measured training step; a pass over held-out rows costs a third of one."""
         from headstart.adapt._tune import seconds_per_example
 
-        passes = EPOCHS_SEEN * self.tuning.epochs * len(job.labels) * 1.1
+        seen = EPOCHS_SEEN if self.tuning.patience < self.tuning.epochs else 1.0
+        passes = seen * self.tuning.epochs * len(job.labels) * 1.1
         with half_the_cores():
             return n_fits * seconds_per_example(job, self.tuning) * passes * SHARING
 
