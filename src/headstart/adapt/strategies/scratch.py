@@ -21,8 +21,8 @@ class Scratch:
             retrain(
                 "scratch",
                 pretrained=False,
-                lr=5e-4,
-                head_lr=5e-4,
+                lr=1e-3,
+                head_lr=1e-3,
                 rate_decay=1.0,
                 epochs=40,
                 patience=40,
