@@ -153,10 +153,18 @@ def build(job: Job, tuning: Tuning, train: Array) -> Network:
     return Network(backbone, head.to(where), mean.to(where), scale.to(where), names, job, tuning)
 
 
+def set_mode(network: nn.Module, *, training: bool) -> None:
+    """Training or evaluation mode for all but dropout, whose random numbers would depend on what else runs."""
+    network.train(training)
+    for module in network.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()
+
+
 def freeze(backbone: Backbone, tuning: Tuning) -> list[str]:
     """Freeze all that the tuning leaves alone: gradients, mode and buffers. Returns the trainable names.
 
-    Norm statistics and dropout stay in evaluation mode unless training starts from random weights.
+    Norm statistics stay in evaluation mode unless training starts from random weights; dropout always does.
     """
     network = backbone.network
     names = backbone.cut(tuning.cut).trainable() if tuning.cut else [n for n, _ in network.named_parameters()]
@@ -166,13 +174,10 @@ def freeze(backbone: Backbone, tuning: Tuning) -> list[str]:
     chosen = set(names)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in chosen)
-    network.train(not tuning.pretrained)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not tuning.pretrained:
             module.momentum = SCRATCH_MOMENTUM
-    for module in network.modules():  # its random numbers would depend on what else runs
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.eval()
+    set_mode(network, training=not tuning.pretrained)
     return names
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from headstart._runtime import check_stop, device, progress
 from headstart.adapt._head import Head
 from headstart.adapt._job import Job
-from headstart.adapt._network import Network, build, freeze, predict
+from headstart.adapt._network import Network, build, freeze, predict, set_mode
 from headstart.adapt._tuned import Tuning
 from headstart.features import INPUT
 from headstart.modalities import Array
@@ -129,7 +129,7 @@ class _State:
             training = self.net.backbone.network.training
             self.net.backbone.network.eval()
             logits = torch.from_numpy(predict(self.net, held))
-            self.net.backbone.network.train(training)
+            set_mode(self.net.backbone.network, training=training)
             loss = float(nn.functional.cross_entropy(logits, torch.from_numpy(self.net.job.labels[held])))
         self.losses.append(loss)
         if len(self.kept) < SOUP or loss < self.kept[-1][0]:
