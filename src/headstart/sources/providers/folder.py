@@ -24,7 +24,7 @@ def open(name: str) -> Source | None:
     return read_folder(path, name)
 
 
-def at_hand() -> list[dict[str, Any]]:
+def entries() -> list[dict[str, Any]]:
     """Folders are named by their path; none is listed."""
     return []
 

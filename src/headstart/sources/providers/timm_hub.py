@@ -7,6 +7,7 @@ from typing import Any
 
 from headstart._errors import SourceError
 from headstart._runtime import say
+from headstart.sources._catalogue import catalogue, listed
 from headstart.sources._source import Source
 from headstart.sources.providers.folder import preprocessing_of
 
@@ -42,38 +43,46 @@ def open(name: str) -> Source | None:
     )
 
 
-def at_hand() -> list[dict[str, Any]]:
-    """timm networks in the local hub cache."""
+def entries() -> list[dict[str, Any]]:
+    """The catalogue's timm networks, and whatever else of timm lies in the local hub cache."""
+    cached = _cached()
+    known = [entry for name, entry in catalogue().items() if name.startswith(PREFIX)]
+    others = [
+        {
+            "name": name,
+            "modality": "image",
+            "architecture": name.removeprefix(PREFIX).partition(".")[0],
+            "licence": "see its card",
+            "about": "in the local hub cache",
+        }
+        for name in sorted(cached.keys() - {entry["name"] for entry in known})
+    ]
+    return [listed(entry, cached.get(entry["name"])) for entry in (*known, *others)]
+
+
+def _cached() -> dict[str, str]:
+    """timm's repositories in the local hub cache: name and place."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
         repos = scan_cache_dir().repos
     except CacheNotFound:
-        return []
-    return [
-        {
-            "name": repo.repo_id,
-            "modality": "image",
-            "architecture": repo.repo_id.partition("/")[2].partition(".")[0],
-            "about": "in the local hub cache",
-            "licence": "see its card",
-            "where": str(repo.repo_path),
-        }
-        for repo in repos
-        if repo.repo_type == "model" and repo.repo_id.startswith(PREFIX)
-    ]
+        return {}
+    names = {repo.repo_id: str(repo.repo_path) for repo in repos if repo.repo_type == "model"}
+    return {name: where for name, where in names.items() if name.startswith(PREFIX) and _weights_of(name)}
 
 
 def _locate(repo: str, name: str) -> Path:
     """The weights file in the local hub cache, else downloaded. The size is said before anything is fetched."""
+    return _weights_of(repo) or _download(repo, name)
+
+
+def _weights_of(repo: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    for file in FILES:
-        cached = try_to_load_from_cache(repo, file)
-        if isinstance(cached, str):
-            return Path(cached)
-    return _download(repo, name)
+    found = (try_to_load_from_cache(repo, file) for file in FILES)
+    return next((Path(place) for place in found if isinstance(place, str)), None)
 
 
 def _download(repo: str, name: str) -> Path:
