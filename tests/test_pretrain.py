@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from headstart import _pretrain
 from headstart._errors import DataError, OptionError
 from headstart._pretrain import _augment, _prepare, _trainer, pretrain
 from headstart.modalities import Example, modality
@@ -237,7 +237,15 @@ def test_variations_depend_on_the_seed_alone() -> None:
     assert a.shape == photo.shape
 
 
-def test_budgets_are_read() -> None:
-    assert _pretrain._seconds("1.5h") == 5400
-    assert _pretrain._seconds(90) == 90
-    assert _pretrain._seconds(None) is None
+def test_the_card_says_what_was_measured(source: Path, tmp_path: Path) -> None:
+    tried = pretrain(
+        shapes(), out=tmp_path / "tried", epochs=8, card={"licence": "CC0-1.0"}, try_on=[shapes(30)], **SMALL
+    )
+    card = json.loads((tried / "config.json").read_text())["card"]
+    assert re.fullmatch(
+        r"shapes: 30 labels, [\d.]+ % \(.+\); logistic regression on raw pixels: .+", card["transfer"][0]
+    )
+    page = (tried / "README.md").read_text()
+    assert card["transfer"][0] in page
+    assert "license: cc0-1.0" in page
+    assert all(torch.equal(t, weights(source)[n]) for n, t in weights(tried).items())

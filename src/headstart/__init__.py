@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from headstart._errors import BadExample, DataError, HeadstartError, ModelError, OptionError, SourceError
     from headstart._fit import fit
     from headstart._pretrain import pretrain
+    from headstart._rank import rank
     from headstart._use import evaluate
     from headstart.deliver import Model, load
     from headstart.sources import Source, list_sources, open_source
@@ -30,6 +31,7 @@ _HOME = {
     "SourceError": "headstart._errors",
     "fit": "headstart._fit",
     "pretrain": "headstart._pretrain",
+    "rank": "headstart._rank",
     "evaluate": "headstart._use",
     "Model": "headstart.deliver",
     "load": "headstart.deliver",
@@ -60,6 +62,7 @@ __all__ = [
     "load",
     "open_source",
     "pretrain",
+    "rank",
     "read",
     "split",
 ]

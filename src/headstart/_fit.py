@@ -9,6 +9,7 @@ from typing import Any
 from headstart import adapt
 from headstart._budget import Budget, parse_budget
 from headstart._errors import OptionError
+from headstart._rank import rank_target
 from headstart._run import Run
 from headstart._runtime import say
 from headstart.deliver import Model
@@ -42,12 +43,13 @@ def fit(
 
     ``data``: a folder per class, a folder with ``metadata.csv``, a CSV or Parquet table, or a list of paths or
     arrays with ``labels``. ``source``: a pre-trained network by name or folder (default: the modality's bundled
-    one). ``strategy``: "auto" tries extract, partial, light and full in order of cost within ``budget`` and keeps
-    the cheaper on ties; or one of these, or "scratch". ``cut``: the stage to cut after ("all": all depths at once,
-    with extract). ``head``: "linear" or "mlp". ``label``, ``group``: columns of a table; ``groups``: a list beside
-    ``labels``. ``test``: examples kept aside, scored once. ``budget``: seconds, or "2m". ``views``: variations per
-    example for training a part of the network (default 4 for up to 400 examples, then 1). ``control``: "scratch"
-    runs the from-scratch control whatever the budget, "auto" if time is left, "none" not. ``out``: model folder.
+    one), or "auto": the one that ``rank`` finds best among those at hand. ``strategy``: "auto" tries extract,
+    partial, light and full in order of cost within ``budget`` and keeps the cheaper on ties; or one of these, or
+    "scratch". ``cut``: the stage to cut after ("all": all depths at once, with extract). ``head``: "linear" or "mlp".
+    ``label``, ``group``: columns of a table; ``groups``: a list beside ``labels``. ``test``: examples kept aside,
+    scored once. ``budget``: seconds, or "2m". ``views``: variations per example for training a part of the network
+    (default 4 for up to 400 examples, then 1). ``control``: "scratch" runs the from-scratch control whatever the
+    budget, "auto" if time is left, "none" not. ``out``: model folder.
 
     Raises DataError, SourceError, OptionError. A killed run continues when it is called again with the same
     arguments; the result is the same for the same seed.
@@ -55,14 +57,18 @@ def fit(
     check_options(strategy, control, head, cut, views, out)
     clock = Budget(parse_budget(budget))
     target = read(data, labels, label=label, group=group, groups=groups, test=test)
-    chosen = open_source(source if source is not None else target.modality.default_source)
+    ranking = rank_target(target, None, clock, seed=seed, allow_bad=allow_bad) if source == "auto" else None
+    if ranking:
+        say("\n".join(ranking.lines()))
+    default = ranking.best.name if ranking else target.modality.default_source
+    chosen = open_source(source if source not in (None, "auto") else default)
     pooled = extract(chosen, target.modality, target.examples)
     target, found = audit(target, pooled.digests, pooled.problems, pooled.all_raw(), allow_bad=allow_bad)
     pooled = pooled.subset(found.rows)
     for line in found.lines():
         say(line)
     options = {"strategy": strategy, "cut": cut, "head": head, "views": views, "control": control}
-    run = Run(target, found, chosen, pooled, options, seed, clock)
+    run = Run(target, found, chosen, pooled, options, seed, clock, ranking=ranking)
     run.check_test()
     run.try_strategies()
     run.compare_with_controls()

@@ -14,6 +14,7 @@ import numpy as np
 from headstart import adapt, judge
 from headstart._budget import Budget
 from headstart._errors import OptionError
+from headstart._rank import Ranking
 from headstart._runtime import cache_dir, compute_dtype_name, cores, say, side_by_side
 from headstart.deliver import Model, describe
 from headstart.features import DEPTHS, PLAIN, Features, extract
@@ -59,6 +60,8 @@ class Run:
     folds: Any = None
     job: adapt.Job = field(init=False)
     chosen: int = 0
+    ranking: Ranking | None = None
+    """How the source was chosen, where it was."""
     shared: Overlap | None = None
     """What the test part shares with the training part, once ``check_test`` has looked."""
 
@@ -185,13 +188,10 @@ class Run:
             self._scratch()
 
     def _plain_baseline(self) -> None:
-        logits = np.zeros((len(self.target), self.job.n_classes), np.float32)
         raw = self.pooled.raw(np.arange(len(self.target)))
-        for train, held in self.folds:
-            probe = adapt.fit_probe(
-                raw[train], self.target.labels[train], self.job.n_classes, self.found.blocks[train], seed=self.seed
-            )
-            logits[held] = probe.logits(raw[held])
+        logits = adapt.held_out_logits(
+            raw, self.target.labels, self.job.n_classes, self.found.blocks, self.folds, seed=self.seed
+        )
         self._compare(f"logistic regression on {self.target.modality.plain_name}", logits)
 
     def _scratch(self) -> None:
@@ -237,7 +237,10 @@ class Run:
         pick = judge.cross_fitted(rights, self.found.blocks, [held for _, held in self.folds])
         stacked = np.stack([t.logits for t in complete])
         found: Array = stacked[pick, np.arange(len(self.target))]
-        return found
+        rivals = self.ranking.rivals() if self.ranking else None
+        if rivals is None:
+            return found
+        return rivals.honest(found, self.target.labels, self.found.blocks, [held for _, held in self.folds])
 
     # ------------------------------------------------------------ finishing
 
@@ -258,6 +261,7 @@ class Run:
             "chosen": tried.candidate.name,
             "candidates": [self._row(t) for t in self.tried],
             "not_tried": self.skipped,
+            "ranking": self.ranking.to_dict() if self.ranking else None,
             "folds": {"count": len(self.folds), "notes": list(self.folds.notes)},
             "confusion": _confusion(logits.argmax(axis=1), labels, self.job.n_classes),
             "audit": self.found.to_dict(),

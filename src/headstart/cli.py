@@ -29,7 +29,7 @@ Out = Annotated[Path, typer.Option(help="Folder to write.")]
 @app.command()
 def fit(
     data: Annotated[str, typer.Argument(help="Folder per class, folder with metadata.csv, CSV or Parquet.")],
-    source: Annotated[str | None, typer.Option(help="Pre-trained network (see `headstart sources`).")] = None,
+    source: Annotated[str | None, typer.Option(help="Pre-trained network (see `headstart sources`), or auto.")] = None,
     strategy: Annotated[str, typer.Option(help="auto, extract, light, partial, full or scratch.")] = "auto",
     cut: Annotated[str | None, typer.Option(help="Stage to cut after, or `all` depths at once with extract.")] = None,
     head: Annotated[str, typer.Option(help="linear or mlp.")] = "linear",
@@ -134,6 +134,24 @@ def _amount(examples: int) -> str:
 
 
 @app.command()
+def rank(
+    data: Annotated[str, typer.Argument(help="Labelled data, as for fit.")],
+    sources: Annotated[str | None, typer.Option(help="Names with commas; default: all that are at hand.")] = None,
+    label: Label = None,
+    group: Group = None,
+    budget: Annotated[str, typer.Option(help="Time for it: 90s, 2m, 1h.")] = "5m",
+    as_json: Annotated[bool, typer.Option("--json", help="All that was measured, as JSON.")] = False,
+    seed: Seed = 0,
+    allow_bad: AllowBad = False,
+) -> None:
+    """Compare pre-trained networks on DATA by measurement: a shortlist, then probes inside the folds."""
+    from headstart._rank import rank as run
+
+    found = run(data, sources=sources, label=label, group=group, budget=budget, seed=seed, allow_bad=allow_bad)
+    print(json.dumps(found.to_dict(), indent=1, ensure_ascii=False) if as_json else "\n".join(found.lines()))
+
+
+@app.command()
 def inspect(name: Annotated[str, typer.Argument(help="Model folder or source.")]) -> None:
     """Show what a MODEL or a SOURCE is; prints JSON."""
     if (Path(name) / "evidence.json").is_file():
@@ -165,6 +183,10 @@ def pretrain(
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
     augment: Annotated[str, typer.Option(help="photo, shift (letters, scans) or none.")] = "photo",
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16; default: what the machine does well.")] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the material, for the card.")] = "unknown",
+    try_on: Annotated[
+        list[str] | None, typer.Option(help="Small labelled data to try the source on; may be given more than once.")
+    ] = None,
     seed: Seed = 0,
     allow_bad: AllowBad = False,
 ) -> None:
@@ -172,7 +194,8 @@ def pretrain(
     from headstart._pretrain import pretrain as run
 
     run(data, out=out, architecture=architecture, label=label, size=size, epochs=epochs, budget=budget,
-        batch_size=batch_size, lr=lr, augment=augment, precision=precision, seed=seed, allow_bad=allow_bad)  # fmt: skip
+        batch_size=batch_size, lr=lr, augment=augment, precision=precision, card={"licence": licence},
+        try_on=try_on or (), seed=seed, allow_bad=allow_bad)  # fmt: skip
 
 
 @app.command()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headstart._budget import parse_budget
 from headstart._errors import OptionError
 from headstart._runtime import atomic_folder, compute_dtype, plain_disk_errors, say
 
@@ -39,6 +39,7 @@ def pretrain(
     augment: str = "photo",
     model_args: Mapping[str, Any] | None = None,
     card: Mapping[str, Any] | None = None,
+    try_on: Sequence[Any] = (),
     half: bool = False,
     precision: str | None = None,
     allow_bad: bool = False,
@@ -52,7 +53,9 @@ def pretrain(
     length is ``epochs`` (default 30) or what fits into ``budget`` (seconds, or "20m"), measured on the first
     batches. AdamW with linear warm-up and cosine decay, label smoothing; ``augment`` is "photo" (random crops and
     mirroring), "shift" (for letters and scans) or "none". ``model_args`` go to timm, ``card`` adds facts to the
-    card (name, about, licence, notes), ``half`` stores fp16 weights, ``precision`` is "fp32" or "bf16".
+    card (name, about, licence, notes). ``try_on``: small labelled data sets, as for ``fit``, on which the finished
+    source is tried: what a probe reaches out of fold, against the raw input, stands in the card. ``half`` stores
+    fp16 weights, ``precision`` is "fp32" or "bf16".
 
     Killed at any moment, the same call continues from its last checkpoint (at most 30 s old) and ends, in fp32 and
     with the same number of threads, with the same weights; ``resume=False`` starts over. Returns ``out``. Raises
@@ -61,7 +64,8 @@ def pretrain(
     started = time.monotonic()
     from headstart._pretrain import _augment, _card, _pixels, _prepare, _trainer
 
-    out, seconds, dtype = Path(out), _seconds(budget), _dtype(precision)
+    out, dtype = Path(out), _dtype(precision)
+    seconds = None if budget is None else parse_budget(budget)
     _check_out(out)
     _augment.check_kind(augment)
     _prepare.check_architecture(architecture)
@@ -85,7 +89,7 @@ def pretrain(
     trainer = _trainer.start(network, task, plan, work / "state.safetensors", epochs, seconds, started)
     trainer.run(work / "state.safetensors")
     facts = {**_card.facts(target, trainer, len(pixels.bad), options), **dict(card or {}), "recipe": recipe}
-    _write(out, trainer, architecture, made_with, facts, target.classes, half)
+    _write(out, trainer, architecture, made_with, facts, target.classes, half, try_on)
     del task, pixels, trainer
     shutil.rmtree(work, ignore_errors=True)
     return out
@@ -103,16 +107,21 @@ def _task(target: Target, images: Any, rows: Any, size: int, seed: int) -> Task:
 
 def _write(
     out: Path, trainer: Trainer, architecture: str, model_args: Mapping[str, Any], facts: Mapping[str, Any],
-    classes: tuple[str, ...], half: bool,
+    classes: tuple[str, ...], half: bool, try_on: Sequence[Any],
 ) -> None:  # fmt: skip
-    from headstart._pretrain._card import draw_curve
+    from headstart._pretrain._card import draw_curve, transfer
     from headstart.sources._save import save_source
 
-    with atomic_folder(out) as folder:
+    def save(card: Mapping[str, Any]) -> None:
         save_source(
             folder, trainer.network, architecture=architecture, model_args=model_args,
-            preprocessing=trainer.task.preprocessing, card=facts, classes=classes, half=half,
+            preprocessing=trainer.task.preprocessing, card=card, classes=classes, half=half,
         )  # fmt: skip
+
+    with atomic_folder(out) as folder:
+        save(facts)
+        if try_on:
+            save({**facts, "transfer": [transfer(folder, data, trainer.plan.seed) for data in try_on]})
         draw_curve(trainer.state.history, folder / "curve.png")
     say(f"{out}: {facts['accuracy']:.1%} of {facts['held_out']:,} held-out images right, {facts['seconds']:,} s")
 
@@ -157,13 +166,3 @@ def _dtype(precision: str | None) -> torch.dtype:
     if precision not in names:
         raise OptionError(f"precision is {precision!r}; it takes fp32 or bf16")
     return names[precision]
-
-
-def _seconds(budget: str | float | None) -> float | None:
-    """ "90", "90s", "20m", "1.5h" as seconds."""
-    if budget is None:
-        return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(budget))
-    if not found or float(found[1]) <= 0:
-        raise OptionError(f"budget is {budget!r}; it takes a time such as 90s, 20m or 1h")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]

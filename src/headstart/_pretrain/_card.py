@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from headstart._pretrain._trainer import Trainer
+from headstart._rank import rank
 from headstart._runtime import cores
 from headstart.modalities import Array
 from headstart.targets import Target
@@ -52,6 +53,13 @@ def facts(target: Target, trainer: Trainer, skipped: int, options: Mapping[str, 
 def _most_frequent(train: Array, held_out: Array) -> float:
     """Accuracy of always guessing the commonest class."""
     return float((held_out == np.bincount(train).argmax()).mean())
+
+
+def transfer(folder: Path, data: Any, seed: int) -> str:
+    """What a probe on the source in ``folder`` reaches on a small labelled target, out of fold, in words."""
+    found = rank(data, sources=[str(folder)], seed=seed)
+    best = found.best.accuracy
+    return f"{found.target}: {found.examples:,} labels, {best.percent() if best else ''}; {found.plain_line()}"
 
 
 def draw_curve(history: list[dict[str, float]], path: Path) -> None:

@@ -25,7 +25,7 @@ def read_target(data: Any, label: str | None) -> Target:
     """``data`` as a target of at least two classes. Raises DataError."""
     from headstart.targets import read
 
-    target = data if isinstance(data, Target) else read(data, label=label)
+    target = read(data, label=label)
     if target.modality.name != "image":
         raise DataError(f"pretrain learns from images so far, and {target.name} holds {target.modality.name}")
     seen = np.unique(target.labels)

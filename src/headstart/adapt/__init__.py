@@ -3,7 +3,7 @@
 from headstart.adapt._head import Head
 from headstart.adapt._job import Candidate, Fitted, Job, out_of_fold
 from headstart.adapt._journal import Journal
-from headstart.adapt._probe import Linear, fit_probe
+from headstart.adapt._probe import Linear, fit_probe, held_out_logits
 from headstart.adapt.strategies import Strategy, all_strategies, strategies_for
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Strategy",
     "all_strategies",
     "fit_probe",
+    "held_out_logits",
     "out_of_fold",
     "strategies_for",
 ]

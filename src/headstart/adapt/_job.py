@@ -39,15 +39,8 @@ class Job:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def columns(self, where: int | str | None) -> tuple[int, int]:
-        """First and last column, in the pooled features of all depths, of the network's output (None), of stage
-        ``where`` - 1, or of everything ("all")."""
-        widths = [int(stage["width"]) for stage in self.source.facts["stages"]]
-        total = sum(widths)
-        if where == "all":
-            return 0, total + int(self.source.facts["width"])
-        if where is None:
-            return total, total + int(self.source.facts["width"])
-        return sum(widths[: int(where) - 1]), sum(widths[: int(where)])
+        """First and last column of a depth in ``pooled``; see ``Source.columns``."""
+        return self.source.columns(where)
 
     def inputs(self, kind: str) -> Features:
         """Features of another kind for all examples and views, extracted once per job."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from headstart._runtime import one_blas_thread
 from headstart.modalities import Array
-from headstart.targets import draw, split
+from headstart.targets import Folds, draw, split
 
 PENALTIES = tuple(float(c) for c in np.logspace(-3, 4, 8))  # inverse strengths, for features scaled to unit length
 ABSENT = 3.0  # how far below the average score a class stays that the training part did not have
@@ -45,6 +45,15 @@ def fit_probe(features: Array, labels: Array, n_classes: int, blocks: Array, *, 
     with one_blas_thread() if len(labels) <= SMALL else nullcontext():
         penalty = choose_penalty(features, labels, blocks, seed=seed)
         return next(_Space.of(features).fit(labels, n_classes, [penalty]))
+
+
+def held_out_logits(features: Array, labels: Array, n_classes: int, blocks: Array, folds: Folds, *, seed: int) -> Array:
+    """Logits [n, k] of every row by a probe that learnt from the other folds alone."""
+    logits = np.zeros((len(labels), n_classes), np.float32)
+    for train, held in folds:
+        probe = fit_probe(features[train], labels[train], n_classes, blocks[train], seed=seed)
+        logits[held] = probe.logits(features[held])
+    return logits
 
 
 def choose_penalty(features: Array, labels: Array, blocks: Array, *, seed: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,3 +35,20 @@ def cross_fitted(right: Sequence[Array], groups: Array, folds: Sequence[Array]) 
         others = np.setdiff1d(np.arange(len(groups)), held)
         chosen[held] = choose([r[others] for r in right], groups[others])
     return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """Held-out logits [n, k] of several sources' probes, the cheapest source first, and which source was chosen."""
+
+    logits: Sequence[Array]
+    chosen: int
+
+    def honest(self, ours: Array, labels: Array, groups: Array, folds: Sequence[Array]) -> Array:
+        """``ours`` [n, k], made with the chosen source, as held-out logits of "choose a source, then adapt it": where
+        the other folds would have chosen another source, that source's probe answers."""
+        rights = [(logits.argmax(axis=1) == labels).astype(float) for logits in self.logits]
+        pick = cross_fitted(rights, groups, folds)
+        stacked = np.stack([ours if i == self.chosen else logits for i, logits in enumerate(self.logits)])
+        found: Array = stacked[pick, np.arange(len(labels))]
+        return found

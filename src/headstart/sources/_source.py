@@ -72,6 +72,17 @@ class Source:
         """Module names of the chain of stages."""
         return tuple(stage["module"] for stage in self.facts["stages"])
 
+    def columns(self, where: int | str | None) -> tuple[int, int]:
+        """First and last column, in the pooled features of all depths, of the network's output (None), of stage
+        ``where``, counted from 1, or of everything ("all")."""
+        widths = [int(stage["width"]) for stage in self.facts["stages"]]
+        total, width = sum(widths), int(self.facts["width"])
+        if where == "all":
+            return 0, total + width
+        if where is None:
+            return total, total + width
+        return sum(widths[: int(where) - 1]), sum(widths[: int(where)])
+
     @property
     def backbone_file(self) -> Path:
         """The backbone's weights (no output layer) as safetensors, fp32."""

@@ -42,8 +42,12 @@ def read(
     ``groups``. ``label`` and ``group`` name columns of a table. ``test`` is a part kept aside, read the same
     way (for lists: a pair of data and labels); it must not hold a class that ``data`` has not.
 
+    A Target is handed back as it is.
+
     Raises DataError where the data cannot be used, OptionError where the arguments do not fit it.
     """
+    if isinstance(data, Target):
+        return data
     columns = Columns(label, group)
     found, name = _find(data, labels, groups, columns)
     if test is not None:
