@@ -2,8 +2,8 @@
 
 Pre-trains a small network on the kit's 40,000 photos of 64 pixels (about an hour on two cores, resumable, done once),
 then measures test accuracy with 20, 100 and 400 labels on four image sets, and how much `rank`'s choice of a source
-loses against the best one in hindsight. Features are extracted once per source and set.
-``--draws`` draws of the labels; every finished cell is kept in .work/sources.jsonl and the next call goes on from there.
+loses against the best one in hindsight, over ``--draws`` draws of the labels. Features are extracted once per source
+and set; every finished cell is kept in .work/sources.jsonl and the next call goes on from there.
 """
 
 from __future__ import annotations
