@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EACCES, errno.EPERM, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+_MAY_RAISE = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+"""What the hub library raises besides its own errors: the last three for answers that are none of a hub."""
 
 
 class Unreachable(HubError):
@@ -56,8 +61,8 @@ def login() -> str | None:
     return token
 
 
-def client(token: str | None) -> HfApi:
-    """The hub's client for the configured address."""
+def client(token: str | None = None) -> HfApi:
+    """The hub's client for the configured address; without ``token`` it logs in as the hub library is set to."""
     from importlib.metadata import version
 
     from huggingface_hub import HfApi
@@ -67,16 +72,18 @@ def client(token: str | None) -> HfApi:
 
 @contextmanager
 def bars() -> Iterator[None]:
-    """The hub library's progress bars where someone is watching, else none."""
-    utils = _hub_utils()
-    if shows_progress() or utils.are_progress_bars_disabled():
-        yield
-        return
-    utils.disable_progress_bars()
+    """The hub library's progress bars where someone is watching, else none; its log speaks of errors only."""
+    utils, log = _hub_utils(), logging.getLogger("huggingface_hub")
+    level, shown = log.level, shows_progress() or utils.are_progress_bars_disabled()
+    log.setLevel(logging.ERROR)
+    if not shown:
+        utils.disable_progress_bars()
     try:
         yield
     finally:
-        utils.enable_progress_bars()
+        log.setLevel(level)
+        if not shown:
+            utils.enable_progress_bars()
 
 
 def _hub_utils() -> Any:
@@ -94,7 +101,7 @@ def plain_errors(name: str, token: str | None, *, sending: bool = False) -> Iter
     http_error = getattr(errors, "HTTPError", OSError)  # the hub library changed its HTTP client between versions
     try:
         yield
-    except (OSError, RuntimeError, ValueError, http_error, errors.HfHubHTTPError, errors.EntryNotFoundError) as error:
+    except (http_error, errors.HfHubHTTPError, errors.EntryNotFoundError, *_MAY_RAISE) as error:
         if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
             raise
         line = _line(error, name, token, sending)
@@ -132,6 +139,9 @@ def _line(error: BaseException, name: str, token: str | None, sending: bool) -> 
         return f"{hub} refused the request for {name} ({status}{said})"
     if constants.is_offline_mode():
         return f"HF_HUB_OFFLINE is set, so that {hub} is not asked for {name}; unset it to go online"
+    strange = (TypeError, LookupError, AttributeError)
+    if isinstance(error, strange) or any(type(e).__name__ == "FileMetadataError" for e in _chain(error)):
+        return f"{hub} does not answer as a hub does ({_first_line(str(error))}); look at HF_ENDPOINT"
     if _unreachable(error):
         return f"{hub} cannot be reached ({type(_chain(error)[-1]).__name__}); go online, or look at HF_ENDPOINT"
     return f"{name} on {hub}: {_first_line(str(error)) or type(error).__name__}"

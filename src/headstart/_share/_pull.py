@@ -10,10 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from headstart._errors import HeadstartError, HubError, OptionError
+from headstart._errors import HeadstartError, HubError, OptionError, SourceError
 from headstart._runtime import atomic_folder, plain_disk_errors, say
 from headstart._share import _hub
-from headstart._share._files import CONFIG, EVIDENCE, FILES, MOST, REPORT, WEIGHTS, kind_of, megabytes, several
+from headstart._share._files import (
+    CONFIG,
+    EVIDENCE,
+    FILES,
+    MOST,
+    REPORT,
+    WEIGHTS,
+    kind_of,
+    megabytes,
+    printable,
+    several,
+)
 from headstart._share._push import NOT_OURS
 from headstart._share._strip import Stripper
 from headstart.deliver import Model, describe, load
@@ -77,7 +88,7 @@ def _as_path(folder: Path) -> str:
 
 
 def _occupied_by(final: Path, name: str) -> str | None:
-    """The commit of ``name`` that ``final`` holds unchanged; None if ``final`` is free. Raises OptionError otherwise."""
+    """The commit of ``name`` that ``final`` holds unchanged; None if it is free. Raises OptionError otherwise."""
     if not final.exists() and not final.is_symlink():
         return None
     if final.is_dir() and not any(final.iterdir()):
@@ -100,7 +111,7 @@ def _changed(file: Path, known: str) -> bool:
 
 def _ask(name: str, revision: str | None, token: str | None) -> Listing:
     """What the hub holds. Raises Unreachable if it does not answer, HubError if it refuses."""
-    api = _hub.client(token)
+    api = _hub.client()
     try:
         with _hub.plain_errors(name, token):
             info = api.model_info(name, revision=revision, files_metadata=True, timeout=10)
@@ -166,10 +177,7 @@ def _choose(found: Listing, name: str) -> list[str]:
         raise HubError(f"{name} is no headstart model and no source: it has no {' and no '.join(missing)}, but {holds}")
     files = [file for file in FETCHED if file in found.sizes]
     for file in files:
-        if file != WEIGHTS and (found.sizes[file] or 0) > MOST:
-            raise HubError(
-                f"{name} is refused: {file} has {megabytes(found.sizes[file] or 0)}, too much for what it is"
-            )
+        _check_size(name, file, found.sizes[file] or 0)
     return files
 
 
@@ -194,12 +202,13 @@ def _fetch(name: str, revision: str | None, found: Listing, files: list[str], to
     def cached(file: str) -> bool:
         return isinstance(try_to_load_from_cache(name, file, revision=found.commit), str)
 
+    files = sorted(files, key=lambda file: file != CONFIG)  # it decides whether the rest is worth fetching
     new = [file for file in files if not cached(file)]
     total, to_come = (sum(found.sizes[f] or 0 for f in some) for some in (files, new))
     unknown = "" if all(found.sizes[f] is not None for f in new) else " or more: the hub does not say"
     source = f"up to {megabytes(to_come)} to download{unknown}" if new else "all in the local hub cache"
     say(f"{name} at {found.commit[:7]}: {len(files)} files, {megabytes(total)}, {source}")
-    others = [file for file in found.sizes if file not in files and not Path(file).name.startswith(".")]
+    others = [f for f in found.sizes if f not in (*files, REPORT) and not Path(f).name.startswith(".")]
     if others:
         say(f"not fetched: {several(others)}")
     paths = {}
@@ -207,10 +216,13 @@ def _fetch(name: str, revision: str | None, found: Listing, files: list[str], to
         for file in files:
             # by the name of the revision once, so that the cache knows the name offline; then by the commit
             wanted = revision if file == CONFIG and new else found.commit
-            path = Path(hf_hub_download(name, file, revision=wanted, token=token))
+            path = Path(hf_hub_download(name, file, revision=wanted))
             if path.parent.name != found.commit:
                 raise HubError(f"{name} changed while it was fetched; run the same command again")
             paths[file] = path
+            if file == CONFIG:
+                _check_size(name, file, path.stat().st_size)
+                _kind(path, name)
     return paths
 
 
@@ -237,13 +249,7 @@ def _write(final: Path, name: str, found: Listing, paths: Mapping[str, Path]) ->
 
 def _check(folder: Path, name: str) -> str:
     """Open what was fetched; writes the report of a model. Returns what it is. Raises HubError if it cannot be used."""
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise HubError(f"{name} is refused: its {CONFIG} is no JSON ({str(error)[:80]})") from error
-    kind = kind_of(config) if isinstance(config, dict) else None
-    if kind is None:
-        raise HubError(f"{name} is no headstart model and no source: its {CONFIG} names no head and no architecture")
+    kind = _kind(folder / CONFIG, name)
     try:
         if kind == "model":
             _write_report(load(folder), folder)
@@ -255,6 +261,22 @@ def _check(folder: Path, name: str) -> str:
     return kind
 
 
+def _kind(file: Path, name: str) -> str:
+    """ "model" or "source" by ``config.json``. Raises HubError for anything else."""
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise HubError(f"{name} is refused: its {CONFIG} is no JSON ({_short(error)})") from error
+    kind = kind_of(config) if isinstance(config, dict) else None
+    if kind is None:
+        raise HubError(f"{name} is no headstart model and no source: its {CONFIG} names no head and no architecture")
+    return kind
+
+
+def _short(error: BaseException) -> str:
+    return printable(str(error))[:100]
+
+
 def _check_source(folder: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
@@ -263,7 +285,7 @@ def _check_source(folder: Path) -> None:
         with safe_open(folder / WEIGHTS, "np"):
             pass
     except (OSError, SafetensorError) as error:
-        raise HubError(f"its {WEIGHTS} is no safetensors file ({error})") from error
+        raise SourceError(f"its {WEIGHTS} is no safetensors file ({_short(error)})") from error
 
 
 def _write_report(model: Model, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import tempfile
@@ -68,7 +67,7 @@ def push(
 
     Returns ``name``, ``kind``, ``files`` (bytes by name), ``changed``, ``left_out`` and ``url`` (of the commit; None
     after a dry run). Raises ModelError or SourceError for a folder that cannot be used, OptionError for a malformed
-    name, HubError for whatever the hub refuses.
+    name and for what must not be sent, HubError for whatever the hub refuses.
     """
     name = _hub.check_name(name)
     with tempfile.TemporaryDirectory(prefix="headstart-") as scratch:
@@ -105,7 +104,7 @@ def prepare(folder: Path, name: str, scratch: Path, *, token: str | None, with_e
     kind = kind_of(config)
     if kind is None:
         raise OptionError(f"{folder} is no model and no source: its {CONFIG} names neither a head nor an architecture")
-    stripper = Stripper(with_examples)
+    stripper = Stripper(with_examples, (folder.absolute(), folder.resolve(), str(config.get("source") or "")))
     there = {entry.name: entry for entry in sorted(folder.iterdir())}
     for file in FILES[kind]:
         _check_file(folder, there.get(file))
@@ -114,7 +113,7 @@ def prepare(folder: Path, name: str, scratch: Path, *, token: str | None, with_e
     texts[CARD] = _with_tags(texts[CARD], folder / CARD)
     for file, text in texts.items():
         if find_secret(text, token):
-            raise HubError(f"{folder / file} holds what looks like an access key; take it out, then push again")
+            raise OptionError(f"{folder / file} holds what looks like an access key; take it out, then push again")
     parcel.files = {WEIGHTS: _weights(folder, kind, scratch)}
     for file in FILES[kind]:
         if file in texts:
@@ -142,9 +141,13 @@ def _check_file(folder: Path, file: Path | None) -> None:
     if file is None:
         return
     if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
-        raise HubError(f"{file} is a link out of its folder, or no file; put a copy of the file there, then push again")
+        raise OptionError(
+            f"{file} is a link out of its folder, or no file; put a copy of the file there, then push again"
+        )
     if file.name != WEIGHTS and file.stat().st_size > MOST:
-        raise HubError(f"{file} has {megabytes(file.stat().st_size)}, more than the {megabytes(MOST)} that may be sent")
+        raise OptionError(
+            f"{file} has {megabytes(file.stat().st_size)}, more than the {megabytes(MOST)} that may be sent"
+        )
 
 
 def _model_texts(
@@ -181,7 +184,7 @@ def _public_config(config: Mapping[str, Any], stripper: Stripper) -> dict[str, A
 
 
 def _is_as_fit_wrote_it(model: Model, card: str) -> bool:
-    again = copy.copy(model)
+    again = Model(model.config, model.head, {}, model.evidence)
     try:
         describe(again, Verdict.from_dict(model.evidence["verdict"]).lines())
     except NOT_OURS:
@@ -234,7 +237,9 @@ def _with_tags(text: str, place: Path) -> str:
         tags = data.get("tags") or []
         tags = [tags] if isinstance(tags, str) else list(tags)
     except (yaml.YAMLError, AttributeError, TypeError, ValueError, RecursionError) as error:
-        raise HubError(f"the front matter of {place} is no YAML ({str(error).splitlines()[0]}); repair it") from error
+        raise OptionError(
+            f"the front matter of {place} is no YAML ({str(error).splitlines()[0]}); repair it"
+        ) from error
     if TAG in tags and "license" in data and "library_name" in data:
         return text
     full = {"library_name": TAG, "license": "unknown", **data, "tags": [*tags, *([TAG] if TAG not in tags else [])]}
@@ -246,7 +251,7 @@ def _read_text(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8") if path.is_file() else None
     except (OSError, UnicodeDecodeError) as error:
-        raise HubError(f"{path} cannot be read as text ({error}); repair it or take it out") from error
+        raise OptionError(f"{path} cannot be read as text ({error}); repair it or take it out") from error
 
 
 def _json(data: Mapping[str, Any]) -> str:
@@ -264,7 +269,8 @@ def _send(parcel: Parcel, name: str, token: str | None, private: bool, message: 
         raise HubError(f"you are not logged in to {_hub.endpoint()}: run `hf auth login` once, or set HF_TOKEN")
     api = _hub.client(token)
     with _hub.plain_errors(name, token, sending=True), _hub.bars(), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)  # what the hub has to say about the card
         there, parent = _there(api, name, private)
         if parent is None:
             api.create_repo(name, private=private or None, exist_ok=True)

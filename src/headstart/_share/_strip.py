@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -28,15 +29,17 @@ _SHORTEST = 4
 class Stripper:
     """Makes texts fit to be sent, and counts what it changed."""
 
-    def __init__(self, keep_names: bool = False) -> None:
+    def __init__(self, keep_names: bool = False, places: Iterable[str | Path] = ()) -> None:
+        """``places``: folders on this machine that are known to be spoken of, which may have spaces in their names."""
         self.keep_names = keep_names
         self.paths = 0
         self.numbers: dict[str, str] = {}
         """Name of an example or group → what stands in its place."""
         self.left_out: list[str] = []
         """Entries of evidence.json that this version does not know to be harmless."""
-        places = {str(Path.home()), str(Path.cwd())} - {"/"}
-        self._places = [p for p in sorted(places, key=len, reverse=True) if len(p) > 1]
+        known = {folder for place in (*places, Path.home(), Path.cwd()) for folder in _with_parents(Path(place))}
+        spelt = known | {html.escape(folder) for folder in known}
+        self._places = sorted(spelt, key=len, reverse=True)
 
     def changes(self) -> list[str]:
         """What was changed, for the user."""
@@ -207,6 +210,13 @@ class Stripper:
 def find_secret(text: str, token: str | None) -> bool:
     """Whether ``text`` holds the login's token or anything that looks like an access key."""
     return bool(token and token in text) or _SECRETS.search(text) is not None
+
+
+def _with_parents(place: Path) -> list[str]:
+    """An absolute folder and those above it, but for the root and what lies right below it."""
+    if not place.is_absolute():
+        return []
+    return [str(folder) for folder in (place, *place.parents) if len(folder.parts) > 2]
 
 
 def _last(path: str) -> str:
