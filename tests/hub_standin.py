@@ -64,8 +64,8 @@ class Hub:
         self.repos: dict[str, Repo] = {}
         self.objects: dict[str, bytes] = {}
         self.asked: list[Asked] = []
-        self.failures: list[tuple[str, str, int, str]] = []
-        """(method, pattern of the path, status, message): what is answered instead."""
+        self.failures: list[tuple[str, str, int, str, str]] = []
+        """(method, pattern of the path, status, message, error code): what is answered instead."""
         self.connections: list[socket.socket] = []
         self.torn: str | None = None
         """Name of a file whose content ends half-way."""
@@ -119,8 +119,8 @@ class Hub:
     def written(self) -> list[Asked]:
         return [a for a in self.asked if a.method in WRITES]
 
-    def fail(self, method: str, pattern: str, status: int, message: str = "") -> None:
-        self.failures.append((method, pattern, status, message))
+    def fail(self, method: str, pattern: str, status: int, message: str = "", code: str = "") -> None:
+        self.failures.append((method, pattern, status, message, code))
 
 
 def is_large(name: str, content_size: int) -> bool:
@@ -156,9 +156,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.body = self.read_body()
         self.hub.asked.append(Asked(self.command, self.path, dict(self.headers.items()), self.body))
-        for method, pattern, status, message in self.hub.failures:
+        for method, pattern, status, message, code in self.hub.failures:
             if self.command == method and re.search(pattern, path):
-                return self.refuse(status, message)
+                return self.refuse(status, message, code)
         routes = [
             ("POST", r"/api/repos/create", self.create),
             ("POST", r"/api/validate-yaml", self.validate),

@@ -711,6 +711,13 @@ def test_a_hub_that_refuses_to_give(
     assert part in refused_pull(NAME, tmp_path / "back")
 
 
+def test_a_repository_that_asks_to_be_asked(hub: Hub, original: Path, tmp_path: Path) -> None:
+    hub.publish(NAME, published(original))
+    for method in ("GET", "HEAD"):
+        hub.fail(method, "/resolve/", 403, "restricted", "GatedRepo")
+    assert f"must be asked for first: open {hub.address}/{NAME}" in refused_pull(NAME, tmp_path / "back")
+
+
 def test_an_address_that_is_no_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.fail("GET", "/api/models", 200)
     assert "HF_ENDPOINT" in refused_pull(NAME, tmp_path / "back")

@@ -59,4 +59,4 @@ def _scalar(value: Any) -> str:
         return text if _PLAIN.fullmatch(text) and text not in _RESERVED else json.dumps(text, ensure_ascii=False)
     if isinstance(value, float) and not math.isfinite(value):
         return "null"
-    return json.dumps(value)
+    return re.sub(r"^(-?\d+)e", r"\1.0e", json.dumps(value))  # to YAML 1.1 a float without a point is text
