@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pickle
@@ -161,10 +162,11 @@ def test_a_source_comes_back_and_can_be_fitted_from(hub: Hub, tiny: str, tmp_pat
 
 
 def test_the_commands_in_processes_of_their_own(original: Path, tmp_path: Path) -> None:
+    """With the hub library set by its variables alone, and its Xet storage on, which the stand-in has not."""
     with Hub() as hub:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE"))}
         env = kept | {
-            "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN,
             "NO_PROXY": "127.0.0.1,localhost",
         }  # fmt: skip
 
@@ -177,6 +179,8 @@ def test_the_commands_in_processes_of_their_own(original: Path, tmp_path: Path) 
 
         sent = run("push", original, NAME, "--private", "--message", "the first")
         assert sent.stdout.strip() == f"{hub.address}/{NAME}/commit/{hub.repos[NAME].commits[-1][0]}"
+        xet = importlib.util.find_spec("hf_xet") is not None and hasattr(constants, "HF_HUB_DISABLE_XET")
+        assert ("going on over plain HTTP" in sent.stderr) == xet
         assert hub.repos[NAME].private
         assert hub.repos[NAME].messages[-1] == "the first"
         assert run("pull", NAME).stdout.strip() == "textures"
@@ -337,11 +341,13 @@ def test_a_card_that_is_no_card(hub: Hub, folder: Path) -> None:
 
 
 def test_only_known_files_go(hub: Hub, folder: Path) -> None:
+    (folder / "LICENSE").write_text(f"mine, from {folder}/terms")
     for name in (".env", ".git", "token", "train.py", "model.pkl", "optimizer.pt", "photo.png", "pulled.json"):
         (folder / name).write_text("private")
     (folder / "photos").mkdir()
     done = push(folder, NAME)
     assert set(hub.files(NAME)) == {*done["files"], ".gitattributes"}
+    assert hub.files(NAME)["LICENSE"] == b"mine, from terms"
     assert done["left_out"] == sorted(
         [".env", ".git", "model.pkl", "optimizer.pt", "photo.png", "photos/", "pulled.json", "token", "train.py"]
     )
@@ -601,10 +607,12 @@ def test_private_is_not_taken_for_granted(hub: Hub, original: Path) -> None:
 def test_a_push_leaves_exactly_what_it_sends(hub: Hub, folder: Path, said: Callable[[], str]) -> None:
     push(folder, NAME, with_examples=True)
     (folder / "report.html").unlink()
+    hub.publish(NAME, hub.files(NAME) | {"LICENSE": b"added on the hub's pages"})
     push(folder, NAME)
+    assert "LICENSE" in hub.files(NAME)
     assert "report.html" not in hub.files(NAME)
     assert "taken out there, because this model has none: report.html" in said()
-    assert len(hub.repos[NAME].commits) == 3  # the hub's own first, and one a push
+    assert len(hub.repos[NAME].commits) == 4  # the hub's own first, that of its pages, and one a push
 
 
 # ---------------------------------------------------------------- what a pull can meet
@@ -724,6 +732,11 @@ def test_an_address_that_is_no_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(constants, "ENDPOINT", "nowhere")
     assert "HF_ENDPOINT" in refused_pull(NAME, tmp_path / "back")
     monkeypatch.setattr(constants, "ENDPOINT", "http://ada:password@127.0.0.1:9")
+    assert "password" not in refused_pull(NAME, tmp_path / "back")
+    monkeypatch.setattr(constants, "ENDPOINT", hub.address.replace("//", "//ada:password@"))
+    hub.failures.clear()
+    hub.publish(NAME, {"config.json": b"{}", "model.safetensors": b"x"})
+    hub.fail("HEAD", "/resolve/", 200)  # an answer without the hub's headers
     assert "password" not in refused_pull(NAME, tmp_path / "back")
 
 
@@ -859,7 +872,9 @@ def test_no_markup_of_strangers_is_written(hub: Hub, original: Path, tmp_path: P
 # ---------------------------------------------------------------- folders that are there already
 
 
-def test_other_folders_are_left_alone(hub: Hub, original: Path, folder: Path, tmp_path: Path) -> None:
+def test_other_folders_are_left_alone(
+    hub: Hub, original: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.publish(NAME, published(original))
     own, file = tmp_path / "letters", tmp_path / "file"
     own.mkdir()
@@ -871,6 +886,9 @@ def test_other_folders_are_left_alone(hub: Hub, original: Path, folder: Path, tm
     assert hub.asked == []
     (tmp_path / "empty").mkdir()
     assert load(pull(NAME, out=tmp_path / "empty"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert "is left alone" in refused_pull(NAME, Path())
 
 
 def test_what_was_changed_here_is_left_alone(hub: Hub, original: Path, tmp_path: Path) -> None:

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-WEIGHTS, CONFIG, EVIDENCE, CARD, REPORT = (
-    "model.safetensors",
-    "config.json",
-    "evidence.json",
-    "README.md",
-    "report.html",
-)
+WEIGHTS, CONFIG, EVIDENCE = "model.safetensors", "config.json", "evidence.json"
+CARD, REPORT, LICENCE = "README.md", "report.html", "LICENSE"
 FILES = {
-    "model": (WEIGHTS, CONFIG, EVIDENCE, CARD, REPORT, "LICENSE"),
-    "source": (WEIGHTS, CONFIG, CARD, "curve.png", "LICENSE"),
+    "model": (WEIGHTS, CONFIG, EVIDENCE, CARD, REPORT, LICENCE),
+    "source": (WEIGHTS, CONFIG, CARD, "curve.png", LICENCE),
 }
 MOST = 32_000_000
 """Bytes that any file but the weights may have."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from headstart._errors import HubError, OptionError
-from headstart._runtime import shows_progress
+from headstart._runtime import say, shows_progress
 from headstart._share._files import printable
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+T = TypeVar("T")
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EACCES, errno.EPERM, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -86,6 +89,25 @@ def bars() -> Iterator[None]:
             utils.enable_progress_bars()
 
 
+def without_xet_if_need_be(action: Callable[[], T]) -> T:
+    """``action``, and once more over plain HTTP if it fails on Xet storage, which private hubs do not have and some
+    networks do not let through.
+    """
+    from huggingface_hub import constants
+
+    try:
+        return action()
+    except (OSError, RuntimeError) as error:
+        if "xet" not in str(error).lower() or _response(error) is not None or constants.HF_HUB_DISABLE_XET:
+            raise
+    say("the hub's Xet storage does not answer; going on over plain HTTP (HF_HUB_DISABLE_XET=1 does so at once)")
+    constants.HF_HUB_DISABLE_XET = True
+    try:
+        return action()
+    finally:
+        constants.HF_HUB_DISABLE_XET = False
+
+
 def _hub_utils() -> Any:
     """The hub library's ``utils``, whose names are public but not typed as exported."""
     import huggingface_hub.utils
@@ -107,7 +129,13 @@ def plain_errors(name: str, token: str | None, *, sending: bool = False) -> Iter
         line = _line(error, name, token, sending)
         kind = Unreachable if _unreachable(error) else HubError
         # without the cause: its text is the server's or the transport's, and could repeat the request's headers
-        raise kind(line.replace(token, "…") if token else line) from None
+        raise kind(_without_secrets(line, token)) from None
+
+
+def _without_secrets(line: str, token: str | None) -> str:
+    """The line without the token, and without user and password of an address."""
+    line = re.sub(r"//[^/@\s]+@", "//", line)
+    return line.replace(token, "…") if token else line
 
 
 def _line(error: BaseException, name: str, token: str | None, sending: bool) -> str:
@@ -137,7 +165,7 @@ def _line(error: BaseException, name: str, token: str | None, sending: bool) -> 
         return f"{hub} has trouble of its own ({status}{said}); run the same command again later"
     if status is not None:
         return f"{hub} refused the request for {name} ({status}{said})"
-    if constants.is_offline_mode():
+    if constants.HF_HUB_OFFLINE:
         return f"HF_HUB_OFFLINE is set, so that {hub} is not asked for {name}; unset it to go online"
     strange = (TypeError, LookupError, AttributeError)
     if isinstance(error, strange) or any(type(e).__name__ == "FileMetadataError" for e in _chain(error)):

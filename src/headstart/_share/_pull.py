@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -91,7 +92,7 @@ def _occupied_by(final: Path, name: str) -> str | None:
     """The commit of ``name`` that ``final`` holds unchanged; None if it is free. Raises OptionError otherwise."""
     if not final.exists() and not final.is_symlink():
         return None
-    if final.is_dir() and not any(final.iterdir()):
+    if final.is_dir() and not any(final.iterdir()) and final.resolve() != Path.cwd():
         return None
     mark = pulled_from(final) if final.is_dir() else None
     if mark is None or mark["repo"] != name:
@@ -216,7 +217,8 @@ def _fetch(name: str, revision: str | None, found: Listing, files: list[str], to
         for file in files:
             # by the name of the revision once, so that the cache knows the name offline; then by the commit
             wanted = revision if file == CONFIG and new else found.commit
-            path = Path(hf_hub_download(name, file, revision=wanted))
+            fetch = partial(hf_hub_download, name, file, revision=wanted)
+            path = Path(_hub.without_xet_if_need_be(fetch))
             if path.parent.name != found.commit:
                 raise HubError(f"{name} changed while it was fetched; run the same command again")
             paths[file] = path

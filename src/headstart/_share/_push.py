@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 import warnings
@@ -14,7 +15,19 @@ from typing import TYPE_CHECKING, Any
 from headstart._errors import HubError, ModelError, OptionError, SourceError
 from headstart._runtime import say
 from headstart._share import _hub
-from headstart._share._files import CARD, CONFIG, EVIDENCE, FILES, MOST, REPORT, WEIGHTS, kind_of, megabytes, several
+from headstart._share._files import (
+    CARD,
+    CONFIG,
+    EVIDENCE,
+    FILES,
+    LICENCE,
+    MOST,
+    REPORT,
+    WEIGHTS,
+    kind_of,
+    megabytes,
+    several,
+)
 from headstart._share._strip import Stripper, find_secret
 from headstart.deliver import Model, describe, load
 from headstart.judge import Verdict
@@ -71,7 +84,7 @@ def push(
     """
     name = _hub.check_name(name)
     with tempfile.TemporaryDirectory(prefix="headstart-") as scratch:
-        token = _hub.login()
+        token = os.environ.get("HF_TOKEN") if dry_run else _hub.login()  # a login can mean a request
         parcel = prepare(_folder(path), name, Path(scratch), token=token, with_examples=with_examples)
         sizes = parcel.sizes()
         doing, where = ("would send" if dry_run else "sending"), " as a private repository" if private else ""
@@ -111,6 +124,8 @@ def prepare(folder: Path, name: str, scratch: Path, *, token: str | None, with_e
     parcel = Parcel(kind)
     texts = (_model_texts if kind == "model" else _source_texts)(folder, config, name, stripper, parcel)
     texts[CARD] = _with_tags(texts[CARD], folder / CARD)
+    if LICENCE in there:
+        texts[LICENCE] = stripper.page(_read_text(folder / LICENCE) or "")
     for file, text in texts.items():
         if find_secret(text, token):
             raise OptionError(f"{folder / file} holds what looks like an access key; take it out, then push again")
@@ -274,16 +289,21 @@ def _send(parcel: Parcel, name: str, token: str | None, private: bool, message: 
         there, parent = _there(api, name, private)
         if parent is None:
             api.create_repo(name, private=private or None, exist_ok=True)
-        stale = [file for file in there if file in FILES["model"] + FILES["source"] and file not in parcel.files]
-        operations: list[Any] = [CommitOperationAdd(file, content) for file, content in parcel.files.items()]
-        operations += [CommitOperationDelete(file) for file in stale]
-        commit = api.create_commit(name, operations, commit_message=message, parent_commit=parent)
+        ours = {*FILES["model"], *FILES["source"]} - {LICENCE}  # which may have been added on the hub's own pages
+        stale = [file for file in there if file in ours and file not in parcel.files]
+
+        def commit() -> Any:
+            operations: list[Any] = [CommitOperationAdd(file, content) for file, content in parcel.files.items()]
+            operations += [CommitOperationDelete(file) for file in stale]
+            return api.create_commit(name, operations, commit_message=message, parent_commit=parent)
+
+        done = _hub.without_xet_if_need_be(commit)
     for warning in caught:
         say(f"the hub says: {several(str(warning.message).splitlines())}")
     if stale:
         say(f"taken out there, because this {parcel.kind} has none: {several(stale)}")
-    say(f"sent: {commit.commit_url}")
-    return str(commit.commit_url)
+    say(f"sent: {done.commit_url}")
+    return str(done.commit_url)
 
 
 def _there(api: HfApi, name: str, private: bool) -> tuple[list[str], str | None]:

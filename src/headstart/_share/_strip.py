@@ -22,6 +22,7 @@ _SECRETS = re.compile(
     r"|\bsk-[A-Za-z0-9_-]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 _KEPT_AS_IT_IS = ("classes", "label_names", "label_descriptions")
+_SHORTEST_TOKEN = 8
 _SHORTEST = 4
 """Characters of a name that is looked for in a page that the user wrote."""
 
@@ -209,7 +210,7 @@ class Stripper:
 
 def find_secret(text: str, token: str | None) -> bool:
     """Whether ``text`` holds the login's token or anything that looks like an access key."""
-    return bool(token and token in text) or _SECRETS.search(text) is not None
+    return bool(token and len(token) >= _SHORTEST_TOKEN and token in text) or _SECRETS.search(text) is not None
 
 
 def _with_parents(place: Path) -> list[str]:
