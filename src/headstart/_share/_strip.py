@@ -119,7 +119,7 @@ class Stripper:
 
     def _known(self, data: Mapping[str, Any], known: Mapping[str, Callable[[Any], Any]], place: str) -> dict[str, Any]:
         found = {key: known[key](value) for key, value in data.items() if key in known}
-        unknown = [key for key in data if key not in known]
+        unknown = [key for key, value in data.items() if key not in known and value not in (None, {}, [], "")]
         if self.keep_names:
             return found | {key: self.config(data[key]) for key in unknown}
         self.left_out += [f"{place}{key}" for key in unknown]
