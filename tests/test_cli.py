@@ -20,7 +20,7 @@ import pytest
 from headstart import cli
 from pictures import write_folders
 
-COMMANDS = ("fit", "predict", "evaluate", "sources", "inspect", "pretrain", "cache", "version")
+COMMANDS = ("fit", "predict", "evaluate", "sources", "inspect", "pretrain", "push", "pull", "cache", "version")
 
 
 class Done:
@@ -272,6 +272,9 @@ def test_cache_shows_and_clears(call: Any, cache: Path, data: Path, tiny: str, t
         (["fit", ".", "--cut", "-1"], "--cut -1"),
         (["fit", ".", "--views", "0"], "views is 0"),
         (["fit", ".", "--budget", "soon"], "write it as 90s, 2m or 1h"),
+        (["push", "no/model", "ada/x", "--dry-run"], "there is no folder no/model"),
+        (["push", ".", "x"], "is no name on a hub"),
+        (["pull", "ada/x", "--out", "/nothing/x"], "HF_HUB_OFFLINE is set"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )

@@ -10,9 +10,9 @@ import pytest
 import headstart
 
 NAMES = [
-    "BadExample", "Classifier", "DataError", "HeadstartError", "Model", "ModelError", "OptionError", "Source",
-    "SourceError", "Target", "audit", "evaluate", "fit", "list_sources", "load", "open_source", "pretrain", "rank",
-    "read", "split",
+    "BadExample", "Classifier", "DataError", "HeadstartError", "HubError", "Model", "ModelError", "OptionError",
+    "Source", "SourceError", "Target", "audit", "evaluate", "fit", "list_sources", "load", "open_source", "pretrain",
+    "pull", "push", "rank", "read", "split",
 ]  # fmt: skip
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headstart._classifier import Classifier
-    from headstart._errors import BadExample, DataError, HeadstartError, ModelError, OptionError, SourceError
+    from headstart._errors import BadExample, DataError, HeadstartError, HubError, ModelError, OptionError, SourceError
     from headstart._fit import fit
     from headstart._pretrain import pretrain
     from headstart._rank import rank
+    from headstart._share import pull, push
     from headstart._use import evaluate
     from headstart.deliver import Model, load
     from headstart.sources import Source, list_sources, open_source
@@ -26,11 +27,14 @@ _HOME = {
     "BadExample": "headstart._errors",
     "DataError": "headstart._errors",
     "HeadstartError": "headstart._errors",
+    "HubError": "headstart._errors",
     "ModelError": "headstart._errors",
     "OptionError": "headstart._errors",
     "SourceError": "headstart._errors",
     "fit": "headstart._fit",
     "pretrain": "headstart._pretrain",
+    "pull": "headstart._share",
+    "push": "headstart._share",
     "rank": "headstart._rank",
     "evaluate": "headstart._use",
     "Model": "headstart.deliver",
@@ -49,6 +53,7 @@ __all__ = [
     "Classifier",
     "DataError",
     "HeadstartError",
+    "HubError",
     "Model",
     "ModelError",
     "OptionError",
@@ -62,6 +67,8 @@ __all__ = [
     "load",
     "open_source",
     "pretrain",
+    "pull",
+    "push",
     "rank",
     "read",
     "split",

@@ -5,6 +5,7 @@ HeadstartError            anything headstart itself reports; its text is one lin
 │   └── BadExample        one example cannot be read (counted and listed, not fatal by itself)
 ├── SourceError           a pre-trained network cannot be found, trusted or opened
 ├── ModelError            a model folder is incomplete or damaged
+├── HubError              the hub cannot be reached, refuses, or holds something else
 └── OptionError           the arguments contradict each other or the data
 """
 
@@ -29,6 +30,10 @@ class SourceError(HeadstartError):
 
 class ModelError(HeadstartError):
     """A model folder is incomplete or damaged."""
+
+
+class HubError(HeadstartError):
+    """The hub cannot be reached, refuses, or holds something else than a model or a source."""
 
 
 class OptionError(HeadstartError):

@@ -267,6 +267,11 @@ def quiet(on: bool = True) -> Iterator[None]:
         _quiet = before
 
 
+def shows_progress() -> bool:
+    """Whether someone is watching: a terminal, and not within ``quiet``."""
+    return not _quiet and sys.stderr.isatty()
+
+
 def say(text: str) -> None:
     """One line for the user, on stderr so that stdout stays data."""
     if not _quiet:
@@ -318,7 +323,7 @@ _bars = _Bars()
 @contextmanager
 def progress(description: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
     """A progress bar that appears after a second; yields ``advance(n)``. Silent when not on a terminal."""
-    if _quiet or not sys.stderr.isatty():
+    if not shows_progress():
         yield lambda n: None
         return
     start, done, bar = time.monotonic(), 0, None

@@ -199,6 +199,37 @@ def pretrain(
 
 
 @app.command()
+def push(
+    path: Annotated[Path, typer.Argument(help="Model folder or source folder.")],
+    name: Annotated[str, typer.Argument(help="user/name on the hub (HF_ENDPOINT names another hub).")],
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent; send nothing.")] = False,
+    message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
+    with_examples: Annotated[
+        bool, typer.Option("--with-examples", help="Send the names of examples and groups too, not numbers.")
+    ] = False,
+) -> None:
+    """Send a MODEL or a SOURCE to the hub; prints the address of the commit."""
+    from headstart._share import push as run
+
+    done = run(path, name, private=private, dry_run=dry_run, message=message, with_examples=with_examples)
+    if done["url"]:
+        print(done["url"])
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="user/name on the hub (HF_ENDPOINT names another hub).")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default: the name without the user.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+) -> None:
+    """Fetch a model or a source from the hub; prints its folder."""
+    from headstart._share import pull as run
+
+    print(run(name, out=out, revision=revision))
+
+
+@app.command()
 def cache(
     clear: Annotated[
         bool, typer.Option("--clear", help="Delete features, converted weights, unfinished runs.")

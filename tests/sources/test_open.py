@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from headstart._errors import SourceError
 from headstart.modalities import modality
-from headstart.sources import list_sources, open_source
+from headstart.sources import list_sources, open_source, public_name
+from hub_standin import Hub
 
 
 @pytest.fixture
@@ -86,6 +87,22 @@ def test_what_is_at_hand_can_be_opened() -> None:
 
 
 # ---------------------------------------------------------------- conversion
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("bundled/glyphs", "bundled/glyphs"),
+        ("timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k"),
+        ("glyphs", "glyphs"),
+        ("/home/jane/net", "net"),
+        ("../jane/net/", "net"),
+        (r"C:\jane\net", "net"),
+        ("jane/net", "net"),
+    ],
+)
+def test_a_name_without_its_place(name: str, public: str) -> None:
+    assert public_name(name) == public
 
 
 def test_conversion_happens_once(tiny: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,38 +313,6 @@ def test_an_architecture_without_weights() -> None:
     assert "no pre-trained weights" in message("timm/test_vit4") or "weights" in message("timm/test_vit4")
 
 
-HUB = """
-import http.server, json, sys, threading
-from pathlib import Path
-content = Path(sys.argv[1]).read_bytes()
-asked = []
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    def log_message(self, *args): pass
-    def do_HEAD(self): self.answer(False)
-    def do_GET(self): self.answer(True)
-    def answer(self, body):
-        asked.append((self.command, self.path))
-        if self.path.startswith("/api/models/timm/resnet10t.c3_in1k"):
-            files = [{"rfilename": "model.safetensors", "size": len(content)}]
-            data = json.dumps({"id": "timm/resnet10t.c3_in1k", "sha": "a" * 40, "siblings": files}).encode()
-            kind = "application/json"
-        elif "/resolve/" in self.path and self.path.endswith("model.safetensors"):
-            data, kind = content, "application/octet-stream"
-        else:
-            self.send_error(404); return
-        self.send_response(200)
-        for name, value in (("Content-Type", kind), ("Content-Length", str(len(data))), ("ETag", '"' + "b" * 40 + '"'),
-                            ("X-Repo-Commit", "a" * 40)):
-            self.send_header(name, value)
-        self.end_headers()
-        if body: self.wfile.write(data)
-
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-print(server.server_port, flush=True)
-server.serve_forever()
-"""
-
 CLIENT = """
 import sys
 from headstart.sources import open_source, list_sources
@@ -348,25 +333,23 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def client(home: Path, cache: Path, **env: str) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE"))}
-    kept |= {"HF_HOME": str(home), "HEADSTART_CACHE": str(cache), "NO_PROXY": "127.0.0.1", **env}
+    kept |= {
+        "HF_HOME": str(home), "HEADSTART_CACHE": str(cache), "NO_PROXY": "127.0.0.1,localhost",
+        "HF_HUB_DISABLE_XET": "1", **env,
+    }  # fmt: skip
     return subprocess.run([sys.executable, "-c", CLIENT], env=kept, capture_output=True, text=True, timeout=120)
 
 
 def test_from_a_hub_and_then_without_it(published: Path, tmp_path: Path, cache: Path) -> None:
-    hub = subprocess.Popen([sys.executable, "-c", HUB, str(published)], stdout=subprocess.PIPE, text=True)
-    assert hub.stdout is not None
-    try:
-        endpoint = f"http://127.0.0.1:{hub.stdout.readline().strip()}"
-        online = client(tmp_path, cache, HF_ENDPOINT=endpoint)
-    finally:
-        hub.terminate()
-        hub.wait()
-        hub.stdout.close()
-    assert online.stdout.startswith("512 timm/resnet10t.c3_in1k ['timm/resnet10t.c3_in1k']"), online.stderr
-    assert f"downloading timm/resnet10t.c3_in1k/model.safetensors: {published.stat().st_size / 1e6:.0f} MB" in (
-        online.stderr
-    )
-    offline = client(tmp_path, cache, HF_ENDPOINT=endpoint)  # the hub is gone, the cache answers
+    name = "timm/resnet10t.c3_in1k"
+    with Hub() as hub:
+        hub.publish(name, {"model.safetensors": published.read_bytes(), "README.md": b"# a network"})
+        online = client(tmp_path, cache, HF_ENDPOINT=hub.address)
+        assert [a.path for a in hub.asked if a.method == "GET" and "README" in a.path] == []
+    assert online.stdout.startswith(f"512 {name} ['{name}']"), online.stderr
+    size = published.stat().st_size / 1e6
+    assert f"downloading {name}/model.safetensors: {size:.0f} MB" in online.stderr
+    offline = client(tmp_path, cache, HF_ENDPOINT=hub.address)  # the hub is gone, the cache answers
     assert offline.stdout == online.stdout, offline.stderr
 
 

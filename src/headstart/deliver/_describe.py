@@ -6,6 +6,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from headstart._front_matter import front_matter, licence_facts
+
 if TYPE_CHECKING:
     from headstart.deliver._model import Model
 
@@ -24,9 +26,9 @@ def summary(model: Model) -> list[str]:
     return lines
 
 
-def describe(model: Model, verdict: Sequence[str]) -> None:
-    """Attach the pages (model card, report) that are saved with the model."""
-    model.set_pages({"README.md": _card(model, verdict), "report.html": _report(model, verdict)})
+def describe(model: Model, verdict: Sequence[str], name: str | None = None) -> None:
+    """Attach the pages (model card, report) that are saved with the model; ``name`` is its name on a hub."""
+    model.set_pages({"README.md": _card(model, verdict, name), "report.html": _report(model, verdict, name)})
 
 
 def _score(score: Mapping[str, Any]) -> str:
@@ -51,6 +53,7 @@ def _facts(model: Model) -> list[tuple[str, str]]:
         ("Source", f"{config['source']} ({config['architecture']}; {card.get('about') or 'see its card'})"),
         ("Licence of the source", str(card.get("licence") or "see its card")),
         ("Strategy", evidence["chosen"]),
+        ("Preprocessing", "; ".join(f"{k.replace('_', ' ')} {_plain(v)}" for k, v in config["preprocessing"].items())),
         ("Classes", f"{len(config['classes'])}: {classes}"),
         ("Honest score", _score(evidence["score"])),
     ]
@@ -60,20 +63,22 @@ def _facts(model: Model) -> list[tuple[str, str]]:
     return facts
 
 
-def _usage(model: Model) -> str:
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _usage(model: Model, name: str | None = None) -> str:
+    folder = name.rpartition("/")[2] if name else "this folder"
+    fetch = f"# in a shell: headstart pull {name}\n" if name else ""
     return (
-        "import headstart\n\nmodel = headstart.load('this folder')\n"
+        f"{fetch}import headstart\n\nmodel = headstart.load('{folder}')\n"
         "model.predict(['a.jpg'])        # labels\n"
         "model.predict_proba(['a.jpg'])  # calibrated probabilities, columns as model.classes_\n"
     )
 
 
-def _card(model: Model, verdict: Sequence[str]) -> str:
-    config, evidence = model.config, model.evidence
-    front = [
-        "---", "library_name: headstart", "pipeline_tag: image-classification" if config["modality"] == "image" else "",
-        "tags: [transfer-learning, headstart]", f"base_model: {_quoted(config['source'])}", "---",
-    ]  # fmt: skip
+def _card(model: Model, verdict: Sequence[str], name: str | None = None) -> str:
+    evidence = model.evidence
     rows = [f"| {name} | {_cell(value)} |" for name, value in _facts(model)]
     tried = [
         f"| {_cell(c['name'])} | {100 * c['accuracy']:.1f} % | {c['examples']} | {c['seconds']} s "
@@ -81,15 +86,46 @@ def _card(model: Model, verdict: Sequence[str]) -> str:
         for c in evidence["candidates"]
     ]
     return "\n".join([
-        *filter(None, front), "", "# Model card", "", *(f"{line}  " for line in verdict), "",
-        "| | |", "|---|---|", *rows, "", "## What was tried", "",
+        front_matter(_front(model, name)), f"# {name or 'Model card'}", "", *(f"{line}  " for line in verdict), "",
+        "| | |", "|---|---|", *rows, "",
+        "The honest score is cross-validated: every example was judged by a model that had not seen it, and whatever "
+        "was chosen was chosen without it. It speaks for new examples from the same place and no others.", "",
+        "## What was tried", "",
         "| candidate | held-out accuracy | examples | time | note |", "|---|---|---|---|---|", *tried, "",
-        "## Use", "", "```python", _usage(model) + "```", "",
+        "## Use", "", "```python", _usage(model, name) + "```", "",
     ])  # fmt: skip
 
 
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "/").replace('"', "'") + '"'
+def _front(model: Model, name: str | None) -> dict[str, Any]:
+    """The card's facts in the hub's words; ``base_model`` only where the source itself lies on a hub."""
+    config, evidence = model.config, model.evidence
+    data, task = str(evidence["audit"]["name"]), f"{config['modality']}-classification"
+    results = [_result(task, data, "cross-validation", evidence["score"])]
+    if "test" in evidence:
+        results.append(_result(task, data, "test", evidence["test"]["score"]))
+    return {
+        "library_name": "headstart",
+        **licence_facts(config["source_card"].get("licence")),
+        "pipeline_tag": task,
+        "tags": ["headstart", "transfer-learning"],
+        "base_model": config["source_card"].get("hub_repo"),
+        "metrics": [metric["type"] for metric in results[0]["metrics"]],
+        "model-index": [{"name": (name or data).rpartition("/")[2], "results": results}],
+    }
+
+
+def _result(task: str, data: str, split: str, score: Mapping[str, Any]) -> dict[str, Any]:
+    named = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC", "log_loss": "log-loss"}
+    metrics = [
+        {
+            "type": "roc_auc" if key == "auroc" else key,
+            "value": round(score[key]["value"], 4),
+            "name": f"{label}, 95 % interval {score[key]['low']:.3f} to {score[key]['high']:.3f}",
+        }
+        for key, label in named.items()
+        if score[key] is not None
+    ]
+    return {"task": {"type": task}, "dataset": {"name": data, "type": "custom", "split": split}, "metrics": metrics}
 
 
 def _cell(text: str) -> str:
@@ -107,13 +143,13 @@ border:1px solid var(--line)}@media print{body{max-width:none}}
 """
 
 
-def _report(model: Model, verdict: Sequence[str]) -> str:
+def _report(model: Model, verdict: Sequence[str], name: str | None = None) -> str:
     evidence = model.evidence
     e = html.escape
     facts = "".join(f"<tr><th>{e(name)}</th><td>{e(value)}</td></tr>" for name, value in _facts(model))
     tried = "".join(
-        f"<tr><td>{e(c['name'])}</td><td class=n>{100 * c['accuracy']:.1f} %</td><td class=n>{c['examples']}</td>"
-        f"<td class=n>{c['seconds']} s</td><td>{e(c['note'])}</td></tr>"
+        f"<tr><td>{e(c['name'])}</td><td class=n>{100 * c['accuracy']:.1f} %</td>"
+        f"<td class=n>{e(str(c['examples']))}</td><td class=n>{e(str(c['seconds']))} s</td><td>{e(c['note'])}</td></tr>"
         for c in evidence["candidates"]
     )
     skipped = "".join(f"<li>{e(name)}: {e(why)}</li>" for name, why in evidence["not_tried"].items())
@@ -127,7 +163,7 @@ def _report(model: Model, verdict: Sequence[str]) -> str:
         "<h2>What was tried</h2><div class=scroll><table><tr><th>candidate</th><th>held-out accuracy</th>"
         f"<th>examples</th><th>time</th><th></th></tr>{tried}</table></div><ul>{skipped}</ul>"
         f"<h2>Confusions</h2>{_confusion(model)}<h2>The data</h2>{_audit(evidence['audit'])}"
-        f"<h2>Use it</h2><pre>{e(_usage(model))}</pre></html>\n"
+        f"<h2>Use it</h2><pre>{e(_usage(model, name))}</pre></html>\n"
     )
 
 
@@ -157,7 +193,7 @@ def _shade(n: int, total: int) -> str:
 
 def _audit(audit: Mapping[str, Any]) -> str:
     e = html.escape
-    counts = "".join(f"<tr><td>{e(c)}</td><td class=n>{n}</td></tr>" for c, n in audit["classes"].items())
+    counts = "".join(f"<tr><td>{e(c)}</td><td class=n>{e(str(n))}</td></tr>" for c, n in audit["classes"].items())
     lists = [
         ("unreadable", [f"{name}: {why}" for name, why in audit["unreadable"].items()]),
         ("exact duplicates", [" = ".join(p) for p in audit["exact_duplicates"]]),

@@ -145,6 +145,11 @@ class Model:
 
     # ------------------------------------------------------------ keep
 
+    @property
+    def pages(self) -> dict[str, str]:
+        """Texts saved beside the weights, by file name."""
+        return dict(self._pages)
+
     def set_pages(self, pages: Mapping[str, str]) -> None:
         """Texts saved beside the weights: model card, report."""
         self._pages = dict(pages)
@@ -256,7 +261,7 @@ def _plain(value: Any) -> Any:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read ({error}); copy the model folder again") from error
     if not isinstance(data, dict):
         raise ModelError(f"{path} is not a JSON object; copy the model folder again")

@@ -81,6 +81,21 @@ class Verdict:
             "missing": dict(self.missing),
         }
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Verdict:
+        """The verdict that ``to_dict`` gave. Raises KeyError, TypeError or ValueError for anything else."""
+        comparisons = tuple(
+            Comparison(
+                str(c["control"]),
+                float(c["ours"]),
+                float(c["theirs"]),
+                Estimate(**{name: float(c["difference"][name]) for name in ("value", "low", "high")}),
+                int(c["examples"]),
+            )
+            for c in data["comparisons"]
+        )
+        return cls(comparisons, {str(name): str(reason) for name, reason in dict(data["missing"]).items()})
+
 
 def compare(control: str, ours: Array, theirs: Array, groups: Array, *, seed: int = 0) -> Comparison:
     """``ours`` and ``theirs`` [n] are 1 where right, on the same examples; ``groups`` [n]."""

@@ -12,7 +12,7 @@ from headstart.sources.providers import providers
 if TYPE_CHECKING:
     from headstart.sources._backbone import Backbone
 
-__all__ = ["Backbone", "Source", "build", "file_sha256", "list_sources", "open_source", "save_source"]
+__all__ = ["Backbone", "Source", "build", "file_sha256", "list_sources", "open_source", "public_name", "save_source"]
 
 
 def open_source(name: str | Path) -> Source:
@@ -29,6 +29,12 @@ def open_source(name: str | Path) -> Source:
         f"no source is called {str(name)!r}: it is no folder here, not bundled ({known}) and no timm architecture; "
         "`headstart sources` lists what is at hand"
     )
+
+
+def public_name(name: str) -> str:
+    """A source's name without where it lies on this machine: of a folder the last part, any other name as it is."""
+    places = tuple(prefix for provider in providers() if (prefix := getattr(provider, "PREFIX", "")))
+    return name if name.startswith(places) else name.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
 def list_sources() -> list[dict[str, Any]]:

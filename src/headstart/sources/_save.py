@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headstart._front_matter import front_matter, licence_facts
+
 if TYPE_CHECKING:
     import torch
 
@@ -41,7 +43,7 @@ def save_source(
     save_file(tensors, weights, metadata={"format": "pt"})
     weights.chmod(0o644)  # some versions write it for the owner only
     (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_readme(architecture, preprocessing, full_card), encoding="utf-8")
+    (folder / "README.md").write_text(source_page(architecture, preprocessing, full_card), encoding="utf-8")
 
 
 def _config(
@@ -73,12 +75,11 @@ def _config(
     }
 
 
-def _readme(architecture: str, preprocessing: Mapping[str, Any], card: Mapping[str, Any]) -> str:
+def source_page(architecture: str, preprocessing: Mapping[str, Any], card: Mapping[str, Any]) -> str:
     """The card as a page: the hub's front matter, one sentence, one table."""
     height, width = preprocessing["size"]
-    front = f"---\nlibrary_name: timm\nlicense: {str(card.get('licence') or 'unknown').lower()}\n---\n"
     lines = [
-        front,
+        front_matter(_front(card)),
         f"# {card.get('name', 'A source')}",
         "",
         str(card.get("about", "")),
@@ -90,6 +91,21 @@ def _readme(architecture: str, preprocessing: Mapping[str, Any], card: Mapping[s
     lines += [f"| {key.replace('_', ' ')} | {_cell(value)} |" for key, value in card.items() if key not in _SHOWN]
     curve = "\n![loss and accuracy while training](curve.png)\n" if card.get("steps") else ""
     return "\n".join([*lines, curve, *(str(note) + "\n" for note in card.get("notes", ()))])
+
+
+def _front(card: Mapping[str, Any]) -> dict[str, Any]:
+    """The card's facts in the hub's words; its accuracy on held-out examples as a result, if it was measured."""
+    task = f"{card.get('modality') or 'image'}-classification"
+    metric = {"type": "accuracy", "value": card.get("accuracy"), "name": "accuracy on held-out examples"}
+    result = {"task": {"type": task}, "dataset": {"name": "pre-training data", "type": "custom"}, "metrics": [metric]}
+    index = [{"name": str(card.get("name") or "source"), "results": [result]}]
+    return {
+        "library_name": "timm",
+        **licence_facts(card.get("licence")),
+        "pipeline_tag": task,
+        "tags": ["headstart", "transfer-learning", "timm"],
+        "model-index": index if card.get("accuracy") is not None else None,
+    }
 
 
 _FEW = 12

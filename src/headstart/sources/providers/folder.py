@@ -11,6 +11,8 @@ from headstart.modalities import modality
 from headstart.sources._source import Source
 
 ORDER = 1
+PULLED = "pulled.json"
+"""Written beside what was pulled from a hub: repository, commit, checksums of the files."""
 WEIGHTS = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin", "model.pth")
 
 
@@ -39,11 +41,22 @@ def read_folder(path: Path, name: str) -> Source:
         architecture, cfg = str(config["architecture"]), dict(config.get("pretrained_cfg") or config)
         preprocessing = preprocessing_of(cfg)
         card = {"num_classes": config.get("num_classes", cfg.get("num_classes")), **dict(config.get("card") or {})}
+        card |= {"hub_repo": pulled["repo"]} if (pulled := pulled_from(path)) else {}
         args, kind = dict(config.get("model_args") or {}), str(card.get("modality", "image"))
         modality(kind).check(preprocessing)
     except (KeyError, TypeError, ValueError, DataError) as error:
         raise SourceError(f"{path / 'config.json'} is not a timm config ({error!r} is missing or wrong)") from error
     return Source(name, kind, architecture, preprocessing, weights, args, card)
+
+
+def pulled_from(path: Path) -> dict[str, Any] | None:
+    """Where the folder was pulled from: ``repo``, ``revision`` and ``files`` (name to sha256); None if it was not."""
+    try:
+        mark = json.loads((path / PULLED).read_text(encoding="utf-8"))
+        files = {str(name): str(found) for name, found in dict(mark["files"]).items()}
+        return {"repo": str(mark["repo"]), "revision": str(mark["revision"]), "files": files}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -53,7 +66,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SourceError(f"{path} is not a source folder: it has no config.json") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{file} cannot be read as JSON ({error})") from error
     if not isinstance(config, dict) or "architecture" not in config:
         raise SourceError(f"{file} names no architecture; a timm local-dir config is expected")

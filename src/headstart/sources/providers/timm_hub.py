@@ -37,6 +37,7 @@ def open(name: str) -> Source | None:
         "num_classes": cfg.num_classes,
         "licence": cfg.license or "see its card",
         "origin": repo,
+        "hub_repo": repo,
     }
     return Source(
         f"{PREFIX}{architecture}.{cfg.tag}", "image", architecture, preprocessing_of(cfg.to_dict()), weights, card=card
