@@ -20,7 +20,7 @@ import pytest
 from headstart import cli
 from pictures import write_folders
 
-COMMANDS = ("fit", "predict", "evaluate", "sources", "inspect", "pretrain", "cache", "version")
+COMMANDS = ("fit", "predict", "explain", "evaluate", "sources", "inspect", "pretrain", "cache", "version")
 
 
 class Done:

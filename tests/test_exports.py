@@ -11,8 +11,8 @@ import headstart
 
 NAMES = [
     "BadExample", "Classifier", "DataError", "HeadstartError", "Model", "ModelError", "OptionError", "Source",
-    "SourceError", "Target", "audit", "evaluate", "fit", "list_sources", "load", "open_source", "pretrain", "read",
-    "split",
+    "SourceError", "Target", "audit", "evaluate", "explain", "fit", "list_sources", "load", "open_source", "pretrain",
+    "read", "split",
 ]  # fmt: skip
 
 

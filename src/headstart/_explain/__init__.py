@@ -39,11 +39,12 @@ class Map:
     label: str
     """The class that the model predicts."""
     probability: float
-    """Its calibrated probability."""
+    """Its calibrated probability, as ``predict`` gives it."""
     explained: str
     """The class that the heat speaks for: the predicted one, or the one asked for."""
     before: float
-    """Probability of ``explained``."""
+    """Probability of ``explained`` in fp32, in which the maps and the deletion test are computed; where the model
+    otherwise runs in bf16 it differs a little."""
     hidden: float
     """Share of the area that the deletion test hid: 0.2, less where most of the picture has no heat, 0 without heat."""
     after: float
@@ -115,8 +116,7 @@ def explain(
 
     The heat speaks for the predicted class, or for ``class_name``. ``method`` is "auto" (by what the network gives),
     "grad-cam", "gradient-x-activation" or "integrated-gradients" (computed by the library captum). ``out`` is a folder
-    to write: a PNG for every example, ``index.html`` with all of them, ``explain.json`` with the numbers. Everything is
-    computed in fp32, so probabilities may differ in the third digit from those of ``predict``.
+    to write: a PNG for every example, ``index.html`` with all of them, ``explain.json`` with the numbers.
 
     Raises OptionError for a class or method that is not there, DataError if nothing can be read; single unreadable
     examples are in ``unreadable``.
@@ -193,14 +193,17 @@ class _Story:
         maps: list[Map] = []
         unreadable: dict[str, str] = {}
         with opened(self.model.fresh_backbone(torch.float32), head, temperature, self.method) as explainer:
+            method, layer = explainer.method, explainer.layer
+            predicted, problems = self.model.probabilities(examples)
             with progress("explaining", len(examples), "files") as advance:
-                for example in examples:
+                for i, example in enumerate(examples):
                     try:
-                        maps.append(self._one(explainer, example))
-                    except BadExample as error:
+                        if i in problems:
+                            raise BadExample(problems[i])
+                        maps.append(self._one(explainer, example, predicted[i]))
+                    except BadExample as error:  # also a file that went away in between
                         unreadable[example.name] = str(error)
                     advance(1)
-            method, layer = explainer.method, explainer.layer
         if not maps:
             name, reason = next(iter(unreadable.items()))
             raise DataError(f"none of the {len(examples)} files can be read: {name} {reason}")
@@ -217,7 +220,7 @@ class _Story:
         place = str(self.model.path) if self.model.path else None
         return {"model": place, "source": config["source"], "strategy": config["strategy"], "seed": self.seed}
 
-    def _one(self, explainer: Explainer, example: Example) -> Map:
+    def _one(self, explainer: Explainer, example: Example, predicted: Array) -> Map:
         """The map of one example with its deletion test. Raises BadExample."""
         from headstart._explain._faithful import DRAWS, elsewhere, hottest, middle
 
@@ -225,7 +228,7 @@ class _Story:
         decoded = self.kind.decode(raw, self.preprocessing)
         prepared = self.kind.prepare(decoded, self.preprocessing)
         first = explainer.probabilities(self._input([prepared]))[0]
-        label = int(first.argmax())
+        label = int(predicted.argmax())
         column = label if self.column is None else self.column
         heat = self._heat(explainer, prepared, column)
         shown = self.kind.shown(decoded, self.preprocessing)
@@ -242,8 +245,8 @@ class _Story:
         inner = np.zeros(heat.shape, bool)
         inner[shown] = middle(heat[shown].shape, 0.25)
         found = Map(
-            example.name, self.classes[label], float(first[label]), self.classes[column], float(first[column]), share,
-            float(after[0]), tuple(float(p) for p in after[2:]), float(after[1]), float(heat[inner].sum()), heat,
+            example.name, self.classes[label], float(predicted[label]), self.classes[column], float(first[column]),
+            share, float(after[0]), tuple(float(p) for p in after[2:]), float(after[1]), float(heat[inner].sum()), heat,
         )  # fmt: skip
         if share and len(self.kept) < UNTRAINED:
             self.kept.append((prepared, heat, column))

@@ -74,13 +74,12 @@ class Faithfulness:
             f"a random {self.share:.0%} {_points(self.fall_random)} ({n}, p {_p(self.p_value)})"
         ).replace("%", " %")
         if not self.better_than_random:
-            return f"these maps are no better than random: {figures}; do not read them as where the network looked (another --method may do better)"
+            advice = "do not read them as where the network looked (another method may do better)"
+            return f"these maps are no better than random: {figures}; {advice}"
+        more = ""
         if self.fall_middle >= self.fall:
-            middle = (
-                f"; hiding the middle costs {_points(self.fall_middle)}, so the maps say no more than the centre does"
-            )
-            return f"the maps mark what this network uses: {figures}{middle}"
-        return f"the maps mark what this network uses: {figures}"
+            more = f"; hiding the middle costs {_points(self.fall_middle)}: the maps say no more than the centre would"
+        return f"the maps mark what this network uses: {figures}{more}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data."""

@@ -13,17 +13,19 @@ if TYPE_CHECKING:
 CAPTIONS = ("as given; a frame, if any, bounds what the network saw", "with the heat; a line around its hottest 20 %")
 ALIKE = 0.5  # rank correlation with an untrained network's maps from which on it is said
 
+UNSTEADY = 0.05  # difference in probability between predict's precision and fp32 from which on it is said
+
 LIMITS = (
     "A map shows where in the picture the network found what speaks for the class, not why it did, and not whether "
     "that is a good reason: heat on a marker, a tube or the edge of the picture is a warning that the network may "
     "have learnt the wrong thing, and heat on the right place is no proof that it learnt the right one. The map is as "
     "coarse as the layer it is taken from, so its outline is not the outline of anything. It speaks for one class "
-    "against the others; places that speak against it are left cold. And a map always looks like an answer: some "
-    "methods draw convincing ones even for a network that has learnt nothing (Adebayo and others, Sanity Checks for "
-    "Saliency Maps, NeurIPS 2018). That is why two things are measured above: what hiding the hottest part costs, "
-    "against hiding a part of the same shape elsewhere (hidden parts are filled in from their surroundings, which is "
-    "itself a picture that the network never met), and how much the maps resemble those of the same network without "
-    "training."
+    "against the others; places that speak against it are left cold, and a class that is told by what is missing has "
+    "no place to point at. And a map always looks like an answer: some methods draw convincing ones even for a "
+    "network that has learnt nothing (Adebayo and others, Sanity Checks for Saliency Maps, NeurIPS 2018). That is why "
+    "two things are measured above: what hiding the hottest part costs, against hiding a part of the same shape "
+    "elsewhere (hidden parts are filled in from their surroundings, which is itself a picture that the network never "
+    "met), and how much the maps resemble those of the same network without training."
 )
 
 
@@ -60,12 +62,20 @@ def lines(found: Map) -> list[str]:
         return [f"The map is empty: at this layer nothing speaks for {found.explained}."]
     random = sum(found.after_random) / len(found.after_random)
     worse = sum(p <= found.after for p in found.after_random)
+    change = f"{found.explained} {percent(found.before)} → {percent(found.after)}"
     return [
-        f"Hottest {100 * found.hidden:.0f} % hidden: {found.explained} {percent(found.before)} → {percent(found.after)}",
+        f"Hottest {100 * found.hidden:.0f} % hidden: {change}",
         f"As much hidden elsewhere: → {percent(random)} on average"
         + (f" ({worse} of {len(found.after_random)} random places cost as much)" if worse else ""),
         f"In the middle quarter: {percent(found.centre)} of the heat",
+        *_precision(found),
     ]
+
+
+def _precision(found: Map) -> list[str]:
+    if found.label != found.explained or abs(found.before - found.probability) < UNSTEADY:
+        return []
+    return [f"Rounding matters here: {percent(found.probability)} as predicted, {percent(found.before)} in fp32"]
 
 
 def headlines(found: Explanation) -> list[str]:
