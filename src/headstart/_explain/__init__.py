@@ -236,7 +236,7 @@ class _Story:
         mark[shown] = hottest(heat[shown])
         share = float(mark[shown].mean())
         middle_part[shown] = middle(mark[shown].shape, share)
-        random = np.random.default_rng([self.seed, int.from_bytes(digest(raw)[:8], "big")])
+        random = np.random.default_rng([self.seed % 2**32, int.from_bytes(digest(raw)[:8], "big")])
         places = [np.zeros(heat.shape, bool) for _ in range(DRAWS)]
         for place in places:
             place[shown] = elsewhere(mark[shown], random)

@@ -105,7 +105,7 @@ def _randomised(falls: Array, others: Array, seed: int, draws: int = 20_000) -> 
     seen = falls.sum() - 1e-12
     if len(every) <= EXACT:
         return float((reduce(np.add.outer, every) >= seen).mean())
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed % 2**32)
     sums = np.zeros(draws)
     for row in every:
         sums += row[generator.integers(len(row), size=draws)]

@@ -74,7 +74,7 @@ class Explainer:
     def probabilities(self, x: torch.Tensor) -> Array:
         """Network input [n, …] → calibrated probabilities [n, k], a few at a time."""
         with torch.no_grad():
-            parts = [self.scores(part.to(device())).double().softmax(1).cpu() for part in torch.split(x, AT_ONCE)]
+            parts = [self.scores(part.to(device())).cpu().double().softmax(1) for part in torch.split(x, AT_ONCE)]
         return torch.cat(parts).numpy()
 
     def odds(self, x: torch.Tensor, column: int) -> torch.Tensor:
