@@ -114,7 +114,8 @@ def opened(backbone: Backbone, head: Head, temperature: float, method: str = "au
     "auto" looks at the last stage that the score depends on: with Grad-CAM where it is a map of at least 4 × 4 places,
     else with integrated gradients on the input. (Grad-CAM half-way down, on small digits, was no better than random:
     its weights are averages over places, which only the last map allows; integrated gradients cost 77 points of
-    probability where chance cost 16. On small vision transformers they cost 96, gradient × activation 15, chance 0.)
+    probability where chance cost 16. On a small vision transformer of random weights with a trained head they cost 96,
+    gradient × activation 15, chance 0.)
     Raises OptionError for a method that this network does not allow, or a network without gradients.
     """
     if method not in ("auto", *METHODS):
