@@ -20,7 +20,10 @@ import pytest
 from headstart import cli
 from pictures import write_folders
 
-COMMANDS = ("fit", "predict", "evaluate", "sources", "inspect", "pretrain", "push", "pull", "cache", "version")
+COMMANDS = (
+    "fit", "predict", "explain", "evaluate", "sources", "rank", "inspect", "pretrain", "push", "pull", "cache",
+    "version",
+)  # fmt: skip
 
 
 class Done:

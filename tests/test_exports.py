@@ -11,8 +11,8 @@ import headstart
 
 NAMES = [
     "BadExample", "Classifier", "DataError", "HeadstartError", "HubError", "Model", "ModelError", "OptionError",
-    "Source", "SourceError", "Target", "audit", "evaluate", "fit", "list_sources", "load", "open_source", "pretrain",
-    "pull", "push", "rank", "read", "split",
+    "Source", "SourceError", "Target", "audit", "evaluate", "explain", "fit", "list_sources", "load", "open_source",
+    "pretrain", "pull", "push", "rank", "read", "split",
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headstart._classifier import Classifier
     from headstart._errors import BadExample, DataError, HeadstartError, HubError, ModelError, OptionError, SourceError
+    from headstart._explain import explain
     from headstart._fit import fit
     from headstart._pretrain import pretrain
     from headstart._rank import rank
@@ -31,6 +32,7 @@ _HOME = {
     "ModelError": "headstart._errors",
     "OptionError": "headstart._errors",
     "SourceError": "headstart._errors",
+    "explain": "headstart._explain",
     "fit": "headstart._fit",
     "pretrain": "headstart._pretrain",
     "pull": "headstart._share",
@@ -62,6 +64,7 @@ __all__ = [
     "Target",
     "audit",
     "evaluate",
+    "explain",
     "fit",
     "list_sources",
     "load",

@@ -88,6 +88,27 @@ def _examples(files: list[str]) -> Iterator[Any]:
 
 
 @app.command()
+def explain(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    files: Annotated[list[str], typer.Argument(help="Files or folders; - reads names from standard input.")],
+    out: Out = Path("headstart-explained"),
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Class to speak for, not the predicted one.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="auto, grad-cam, gradient-x-activation or integrated-gradients.")
+    ] = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Show where MODEL looked at FILES, as pictures and a page, and test whether that is true."""
+    from headstart._explain import explain as run
+
+    found = run(model, list(_examples(files)), out=out, class_name=class_name, method=method, seed=seed)
+    if found.unreadable:
+        raise HeadstartError(f"{len(found.unreadable)} files could not be read; {out / 'index.html'} says why")
+
+
+@app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     data: Annotated[str, typer.Argument(help="Labelled data, as for fit.")],

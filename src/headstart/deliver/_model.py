@@ -21,6 +21,8 @@ from headstart.modalities import Array, Example, modality
 from headstart.targets import read_examples
 
 if TYPE_CHECKING:
+    import torch
+
     from headstart.sources import Backbone
 
 FORMAT = 1
@@ -111,24 +113,29 @@ class Model:
     def backbone(self) -> Backbone:
         """The network (torch), built at first use."""
         if self._backbone is None:
-            from safetensors.torch import load_file
+            from headstart._runtime import compute_dtype
 
-            from headstart._runtime import compute_dtype, device
-            from headstart.sources import build
-
-            weights: Mapping[str, Any] = (
-                self._weights if isinstance(self._weights, Mapping) else load_file(self._weights)
-            )
-            names = {n.removeprefix("backbone."): t for n, t in weights.items() if not n.startswith("head.")}
-            config = self.config
-            try:
-                backbone = build(config["architecture"], config["model_args"], config["preprocessing"], 0)
-                backbone.network.load_state_dict(dict(names))
-            except (SourceError, *NOT_A_NETWORK) as error:
-                raise self._damaged(f"{WEIGHTS} does not fit {CONFIG}: {error}") from error
-            backbone.place(device(), compute_dtype())
-            self._backbone = backbone
+            self._backbone = self.fresh_backbone(compute_dtype())
         return self._backbone
+
+    def fresh_backbone(self, dtype: torch.dtype, *, trained: bool = True, seed: int = 0) -> Backbone:
+        """The network built anew in ``dtype``; if not ``trained``, with the random weights that ``seed`` fixes."""
+        from safetensors.torch import load_file
+
+        from headstart._runtime import device
+        from headstart.sources import build
+
+        weights: Mapping[str, Any] = self._weights if isinstance(self._weights, Mapping) else load_file(self._weights)
+        names = {n.removeprefix("backbone."): t for n, t in weights.items() if not n.startswith("head.")}
+        config = self.config
+        try:
+            backbone = build(config["architecture"], config["model_args"], config["preprocessing"], seed)
+            if trained:
+                backbone.network.load_state_dict(dict(names))
+        except (SourceError, *NOT_A_NETWORK) as error:
+            raise self._damaged(f"{WEIGHTS} does not fit {CONFIG}: {error}") from error
+        backbone.place(device(), dtype)
+        return backbone
 
     @property
     def keeps_source_network(self) -> bool:

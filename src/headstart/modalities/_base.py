@@ -86,3 +86,17 @@ class Modality(Protocol):
 
     def to_input(self, batch: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
         """A stacked batch of ``prepare`` results (uint8 [n, H, W, C]) as the network's float input [n, C, H, W]."""
+
+    def shown(self, decoded: Any, preprocessing: Preprocessing) -> tuple[slice, ...]:
+        """Where the example lies in ``prepare``'s result (images: rows, columns); the rest is padding."""
+
+    def hide(self, prepared: Array, where: Array) -> Array:
+        """``prepared`` with the positions ``where`` (bool, images: [H, W]) filled in from what surrounds them, so that
+        nothing of what was there is left and little that is strange comes in."""
+
+    def overlay(
+        self, decoded: Any, heat: Array, mark: Array, preprocessing: Preprocessing, side: int
+    ) -> tuple[Array, Array]:
+        """Two pictures of the example, uint8 [h, w, 3] with ``side`` pixels at the longer edge: as a person knows it,
+        and with ``heat`` (0 to 1) and an outline of ``mark`` (bool), both over the positions of the network's input,
+        laid over the places that they belong to. What the network was not shown is recognisable in both."""

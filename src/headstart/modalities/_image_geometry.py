@@ -17,6 +17,7 @@ from headstart.modalities._base import Array, Preprocessing
 
 Size = tuple[int, int]  # (width, height), Pillow's order
 Colour = tuple[int, int, int]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 _TURN = 8.0  # degrees, rotation and shear each
 _LEAST_AREA = 0.75
@@ -63,6 +64,22 @@ def scaled_size(size: Size, preprocessing: Preprocessing) -> Size:
 def evaluation_view(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """The RGB picture that timm's evaluation transform would give, within one grey level (two at rare ties)."""
     return cut(image, _evaluation_window(image.size, preprocessing), preprocessing, _fill(preprocessing, (0, 0, 0)))
+
+
+def shown_boxes(size: Size, preprocessing: Preprocessing) -> tuple[Box, Box]:
+    """(left, top, right, bottom) of what the evaluation view shows: on a picture of ``size``, and on the network's
+    input, where the rest is padding."""
+    window = _evaluation_window(size, preprocessing)
+    on_picture, on_input = [], []
+    for start, length, scaled, side in zip(
+        (window.left, window.top), (window.width, window.height), window.scaled, size
+    ):
+        low, high = max(start, 0), min(start + length, scaled)
+        on_picture.append((low * side / scaled, high * side / scaled))
+        on_input.append((low - start, high - start))
+    (left, right), (top, bottom) = on_picture
+    (first, last), (upper, lower) = on_input
+    return (left, top, right, bottom), (first, upper, last, lower)
 
 
 def varied_view(image: Image.Image, preprocessing: Preprocessing, view: int) -> Image.Image:

@@ -9,7 +9,8 @@ from PIL import Image
 
 from headstart.modalities._base import Array, Preprocessing
 from headstart.modalities._image_decode import decode_array, decode_bytes
-from headstart.modalities._image_geometry import evaluation_view, scaled_size, target_size, varied_view
+from headstart.modalities._image_geometry import evaluation_view, scaled_size, shown_boxes, target_size, varied_view
+from headstart.modalities._image_overlay import filled_in, overlay
 from headstart.modalities._near import near_duplicates
 
 if TYPE_CHECKING:
@@ -96,6 +97,21 @@ class ImageModality:
         shift = torch.tensor(mean, device=batch.device).mul_(255).view(1, -1, 1, 1)
         scale = torch.tensor(std, device=batch.device).mul_(255).view(1, -1, 1, 1)
         return pixels.sub_(shift).div_(scale)
+
+    def shown(self, decoded: Any, preprocessing: Preprocessing) -> tuple[slice, slice]:
+        """Rows and columns of the network's input that show the picture; the rest is padding."""
+        left, top, right, bottom = (round(edge) for edge in shown_boxes(decoded.size, preprocessing)[1])
+        return slice(top, bottom), slice(left, right)
+
+    def hide(self, prepared: Array, where: Array) -> Array:
+        """uint8 [H, W, C] with the pixels ``where`` [H, W] filled in from those around them."""
+        return filled_in(prepared, where)
+
+    def overlay(
+        self, decoded: Any, heat: Array, mark: Array, preprocessing: Preprocessing, side: int
+    ) -> tuple[Array, Array]:
+        """The upright picture, with a frame around what the network saw, and the same in grey under the heat."""
+        return overlay(decoded, heat, mark, shown_boxes(decoded.size, preprocessing), side)
 
 
 def _enough(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
