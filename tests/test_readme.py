@@ -39,7 +39,7 @@ def test_every_command_and_snippet_runs_in_order(photos: Path) -> None:
             continue
         for line in text.strip().splitlines():
             command = [sys.executable, "-m", *shlex.split(line)]
-            done = subprocess.run(command, cwd=photos, capture_output=True, text=True, timeout=300, check=False)
+            done = subprocess.run(command, cwd=photos, capture_output=True, text=True, timeout=900, check=False)
             assert done.returncode == 0, f"{line}\n{done.stderr}"
     done = subprocess.run([sys.executable, "-c", python], cwd=photos, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
