@@ -12,8 +12,9 @@ from headstart._errors import OptionError
 from headstart._run import Run
 from headstart._runtime import say
 from headstart.deliver import Model
-from headstart.features import extract
-from headstart.sources import open_source
+from headstart.features import check_modality, extract
+from headstart.modalities import Modality
+from headstart.sources import Source, open_source
 from headstart.targets import audit, read
 
 CONTROLS = ("auto", "scratch", "none")
@@ -56,6 +57,7 @@ def fit(
     clock = Budget(parse_budget(budget))
     target = read(data, labels, label=label, group=group, groups=groups, test=test)
     chosen = open_source(source if source is not None else target.modality.default_source)
+    check_source(chosen, target.modality, strategy)
     pooled = extract(chosen, target.modality, target.examples)
     target, found = audit(target, pooled.digests, pooled.problems, pooled.all_raw(), allow_bad=allow_bad)
     pooled = pooled.subset(found.rows)
@@ -72,6 +74,17 @@ def fit(
         say(f"model saved in {out}")
     run.job.journal.finish()
     return model
+
+
+def check_source(source: Source, kind: Modality, strategy: str) -> None:
+    """Fail before any work is done if the source is for other examples, or cannot do what was asked for by name."""
+    check_modality(source, kind)
+    asked = adapt.strategies_for(strategy)
+    if strategy != "auto" and any(s.trains for s in asked) and source.frozen_because:
+        raise OptionError(
+            f"--strategy {strategy} trains the network, but {source.name} stays frozen: {source.frozen_because}; "
+            "use --strategy extract, or auto"
+        )
 
 
 def check_options(

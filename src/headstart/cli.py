@@ -108,7 +108,8 @@ def sources() -> None:
     for entry in list_sources():
         name, kind, network = entry["name"], entry["modality"], entry["architecture"]
         print(f"{name:28} {kind:6} {network:22} {entry['licence']:11} {entry['about']}")
-    print("also: timm/NAME (any timm architecture; downloads its weights once), or the path of a source folder")
+    print("also: timm/NAME (any timm architecture; downloads its weights once), the path of a source folder, or of an")
+    print("ONNX file")
 
 
 @app.command()
