@@ -15,8 +15,7 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from torch import fx, nn
 
-from headstart.sources._onnx._graph import Array, Graph, Shapes, count_uses, reads
-from headstart.sources._onnx._trim import channel_axis
+from headstart.sources._onnx._graph import Array, Graph, Shapes, channel_axis, count_uses, reads
 
 STAGES = 10
 MOST_VALUES = 2**29  # of one tensor, in a file that says nothing of its values
@@ -122,11 +121,6 @@ def pick(graph: Graph, shapes: Shapes) -> list[str]:
 def is_activation(shape: tuple[int | None, ...] | None) -> bool:
     """Whether a tensor has a row for every example and channels whose number is known."""
     return shape is not None and 2 <= len(shape) <= 4 and shape[0] is None and None not in shape[1:]
-
-
-def width(shape: tuple[int | None, ...]) -> int:
-    """Channels of an activation."""
-    return int(shape[channel_axis(shape)] or 0)
 
 
 def _weight_size(graph: Graph, name: str) -> int:
@@ -235,8 +229,9 @@ def to_torch(graph: Graph, stages: Sequence[str], shapes: Shapes) -> Chain:
         output = graph.output if name == END else graph.nodes[stop].output[0]
         chain.add_module(name, _piece(graph, graph.nodes[start : stop + 1], entry, output, shapes))
         start, entry = stop + 1, output
-    widths = [width(shapes[graph.nodes[i].output[0]]) for i in ends]
-    chain.feature_info = [{"module": name, "num_chs": w} for name, w in zip(stages, widths)]
+    tensors = [graph.nodes[i].output[0] for i in ends]
+    widths = [shapes[tensor][channel_axis(graph, tensor, shapes[tensor])] for tensor in tensors]
+    chain.feature_info = [{"module": name, "num_chs": width} for name, width in zip(stages, widths)]
     return chain.float().eval()
 
 

@@ -190,6 +190,35 @@ def _value(node: NodeProto) -> Array:
     raise ValueError(f"a constant of kind {found.name}")
 
 
+CHANNELS_FIRST = {
+    "Conv", "ConvTranspose", "BatchNormalization", "InstanceNormalization", "MaxPool", "AveragePool",
+    "GlobalAveragePool", "GlobalMaxPool", "Resize",
+}  # fmt: skip
+KEEPS_AXES = {
+    "Add", "Sub", "Mul", "Div", "Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid",
+    "Elu", "Erf", "Max", "Min", "Pow", "Pad", "Concat", "Softplus", "Cast", "ReduceMean",
+}  # fmt: skip
+
+
+def channel_axis(graph: Graph, name: str, shape: Sequence[int | None]) -> int:
+    """Which axis of the activation ``name`` [n, …] holds the channels: the first after a convolution or its like, the
+    last after a dense layer or a norm over tokens; where the graph does not say, the last for tokens, and for pictures
+    the one that is no side."""
+    if len(shape) < 3:
+        return 1
+    makers = graph.makers()
+    node = makers.get(name)
+    while node is not None and node.op_type in KEEPS_AXES:
+        node = next((makers[i] for i in node.input if i in makers), None)
+    if node is not None and node.op_type in CHANNELS_FIRST:
+        return 1
+    if node is not None and node.op_type in ("LayerNormalization", "MatMul"):
+        return len(shape) - 1
+    if len(shape) == 4:
+        return 3 if shape[1] == shape[2] != shape[3] else 1
+    return 2 if len(shape) == 3 and shape[2] != 1 else 1
+
+
 def count_uses(graph: Graph) -> Counter[str]:
     """How many nodes read each tensor; the output counts once more."""
     found = Counter(name for node in graph.nodes for name in dict.fromkeys(reads(node)))

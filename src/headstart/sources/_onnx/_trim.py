@@ -11,7 +11,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from headstart._errors import SourceError
-from headstart.sources._onnx._graph import Graph, attribute, inline_constants
+from headstart.sources._onnx._graph import Graph, attribute, channel_axis, inline_constants
 from headstart.sources._onnx._session import ELEMENTS, observe
 
 PASSES_SCORES_ON = {
@@ -153,8 +153,9 @@ def _fits(shape: Sequence[int], dims: Sequence[int | None]) -> bool:
 def _flatten(graph: Graph) -> list[str]:
     """Average the features over places (space, time, tokens), so that an example has one vector."""
     shape = observe(graph, [graph.output], graph.batch or 1)[graph.output].shape
-    axes = _places(shape)
-    if not axes or math.prod(shape[a] for a in axes) == 1 or shape[channel_axis(shape)] == 1:
+    channel = channel_axis(graph, graph.output, shape)
+    axes = [axis for axis in range(1, len(shape)) if axis != channel]
+    if len(shape) not in (3, 4, 5) or math.prod(shape[a] for a in axes) == 1 or shape[channel] == 1:
         return []
     pooled = graph.fresh("average")
     if graph.opset >= 18:
@@ -164,17 +165,4 @@ def _flatten(graph: Graph) -> list[str]:
     else:
         graph.nodes.append(helper.make_node("ReduceMean", [graph.output], [pooled], pooled, axes=axes))
     graph.output = pooled
-    return [f"of shape {list(shape[1:])}, averaged over all but {shape[channel_axis(shape)]} channels"]
-
-
-def _places(shape: Sequence[int]) -> list[int]:
-    channel = channel_axis(shape)
-    return [axis for axis in range(1, len(shape)) if axis != channel] if len(shape) in (3, 4, 5) else []
-
-
-def channel_axis(shape: Sequence[int | None]) -> int:
-    """Which axis of an activation [n, …] holds the channels: tokens have them last; pictures where the sides differ."""
-    if len(shape) == 4:
-        _, one, two, three = shape
-        return 3 if one == two != three else 1
-    return 2 if len(shape) == 3 and shape[2] != 1 else 1
+    return [f"of shape {list(shape[1:])}, averaged over all but {shape[channel]} channels"]

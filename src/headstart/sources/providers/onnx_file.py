@@ -9,7 +9,7 @@ from typing import Any
 
 from headstart._errors import SourceError
 from headstart._runtime import say
-from headstart.modalities import all_modalities
+from headstart.modalities import all_modalities, modality
 from headstart.sources._onnx import require
 from headstart.sources._source import Source
 from headstart.sources.providers.folder import WEIGHTS
@@ -38,24 +38,23 @@ def open(name: str) -> Source | None:
 
     settings, place = _settings(path)
     taken: Input = input_of(read(path), path, settings.get("input"))
-    modality = settings.get("modality", "image")
+    kind = settings.get("modality", "image")
     try:
-        if modality == "image":
+        if kind == "image":
             preprocessing, shape = _picture(taken, settings.get("preprocessing"), path)
         else:
             preprocessing = dict(settings.get("preprocessing") or {})
             shape = _shape(taken, preprocessing, path)
             preprocessing["input_shape"] = shape
-        for kind in all_modalities():
-            if kind.name == modality:
-                kind.check(preprocessing)
+            if kind in [known.name for known in all_modalities()]:
+                modality(kind).check(preprocessing)
     except (KeyError, TypeError, ValueError) as error:
         raise SourceError(f"the preprocessing in {place or path} cannot be ({error})") from error
-    named = {key: settings[key] for key in ("input", "output", "stages") if key in settings}
+    named: dict[str, Any] = {key: settings[key] for key in ("input", "output", "stages") if key in settings}
     args: dict[str, Any] = {"input_shape": shape, **named}
     return Source(
         name,
-        modality,
+        kind,
         path.stem,
         preprocessing,
         path,
@@ -138,6 +137,7 @@ def _picture(taken: Any, given: Mapping[str, Any] | None, path: Path) -> tuple[d
             f"ImageNet's mean ({mean}) and deviation; {path.stem}.json beside it may say otherwise"
         )
     preprocessing = {**USUAL, **IMAGENET, **known, "size": size, "channels": channels}
+    modality("image").check(preprocessing)
     if any(have is not None and have != want for have, want in zip(sides, size)):
         raise SourceError(f"{path} takes {taken.words()}, not the {size[1]} × {size[0]} pixels of its JSON file")
     return preprocessing, [channels, *size]
