@@ -194,7 +194,7 @@ def rewritten(model: Path, change: Any) -> str:
 
 def test_no_name_in_a_model_folder_is_run(model: Path, tmp_path: Path) -> None:
     pwned = tmp_path / "pwned"
-    bad = f'"); open("{pwned}", "w")#'
+    bad = f'training"); open("{pwned}", "w")#'
 
     def rename(graph: Any) -> None:
         graph.graph.node[0].name = bad

@@ -607,7 +607,15 @@ def test_features_that_are_no_numbers(tmp_path: Path) -> None:
     assert "features that are no numbers" in message(path)
 
 
-HOSTILE = ['");open("{0}","w")#', '"]; open("{0}", "w") #', "a\nopen('{0}','w')", "forward", "class", "9 lives", ""]
+HOSTILE = [
+    'training"); open("{0}","w")#',
+    '"]; open("{0}", "w") #',
+    "a\nopen('{0}','w')",
+    "forward",
+    "class",
+    "9 lives",
+    "",
+]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
