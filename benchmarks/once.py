@@ -34,10 +34,11 @@ def once(photos: Draw, strategy: str, source: str, seed: int) -> dict[str, float
     config = {
         "classes": list(target.classes), "temperature": 1.0, "modality": target.modality.name, "source": source,
         "strategy": strategy, "preprocessing": dict(opened.preprocessing), "architecture": opened.architecture,
-        "model_args": dict(opened.model_args),
+        "model_args": dict(opened.model_args), "library": opened.library,
     }  # fmt: skip
     test = read(photos.test)
-    logits, problems = Model(config, fitted.head, fitted.network, {}).logits(test.examples)
+    model = Model(config, fitted.head, fitted.network, {}, files=opened.build_files)
+    logits, problems = model.logits(test.examples)
     rows = np.setdiff1d(np.arange(len(test)), list(problems))
     right = logits[rows].argmax(axis=1) == test.labels[rows]
     return {"accuracy": float(right.mean()), "seconds": seconds}

@@ -154,11 +154,44 @@ def _cell(rows: Sequence[Found], way: str, source: str, name: str) -> str:
     return f"{accuracy:.1f} %" + (f" ({seconds:.0f} s)" if seconds else "")
 
 
+def _onnx(found: Found) -> str:
+    rows = [
+        (
+            row["network"],
+            row["weights"],
+            row["export"],
+            row["reason"] or "yes",
+            f"{100 * row['share']:.0f} %" if "share" in row else "–",
+            row.get("stages", "–"),
+            f"{row['onnxruntime']:.0e}" if "share" in row else "–",
+            f"{row['native']:.0e}" if "native" in row else "–",
+        )
+        for row in found["rows"]
+    ]
+    head = (
+        "network", "weights", "opset, exporter", "tunable", "of its values", "cuts", "from onnxruntime", "from native",
+    )  # fmt: skip
+    tuned = [
+        (row["network"], row["way"], row["from"], f"{100 * row['accuracy']:.1f} %", f"{row['seconds']:.0f} s")
+        for row in found["tuned"]
+    ]
+    about = (
+        "Networks exported by torch and opened as ONNX sources; every cut is checked to be exact. The last two columns "
+        "are the largest difference of a feature, relative to the largest feature of its example."
+    )
+    return (
+        f"## ONNX files as sources\n\n{about}\n\n" + _table(head, rows) + "\nTuned on 100 photos of ants and bees, "
+        "one training each, accuracy on the other 298.\n\n"
+        + _table(("network", "way", "from", "accuracy", "training"), tuned)
+    )
+
+
 SECTIONS = {
     "versus_fastai": _fastai,
     "extraction": _extraction,
     "partial": _partial,
     "memory": _memory,
     "startup": _startup,
+    "onnx_networks": _onnx,
     "accuracy": _accuracy,
 }

@@ -13,8 +13,9 @@ from headstart._rank import rank_target
 from headstart._run import Run
 from headstart._runtime import say
 from headstart.deliver import Model
-from headstart.features import extract
-from headstart.sources import open_source
+from headstart.features import check_modality, extract
+from headstart.modalities import Modality
+from headstart.sources import Source, open_source
 from headstart.targets import audit, read
 
 CONTROLS = ("auto", "scratch", "none")
@@ -62,6 +63,7 @@ def fit(
         say("\n".join(ranking.lines()))
     default = ranking.best.name if ranking else target.modality.default_source
     chosen = open_source(source if source not in (None, "auto") else default)
+    check_source(chosen, target.modality, strategy)
     pooled = extract(chosen, target.modality, target.examples)
     target, found = audit(target, pooled.digests, pooled.problems, pooled.all_raw(), allow_bad=allow_bad)
     pooled = pooled.subset(found.rows)
@@ -78,6 +80,17 @@ def fit(
         say(f"model saved in {out}")
     run.job.journal.finish()
     return model
+
+
+def check_source(source: Source, kind: Modality, strategy: str) -> None:
+    """Fail before any work is done if the source is for other examples, or cannot do what was asked for by name."""
+    check_modality(source, kind)
+    asked = adapt.strategies_for(strategy)
+    if strategy != "auto" and any(s.trains for s in asked) and source.frozen_because:
+        raise OptionError(
+            f"--strategy {strategy} trains the network, but {source.name} stays frozen: {source.frozen_because}; "
+            "use --strategy extract, or auto"
+        )
 
 
 def check_options(

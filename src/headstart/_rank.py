@@ -13,7 +13,7 @@ from headstart import adapt, judge
 from headstart._budget import Budget, parse_budget
 from headstart._errors import SourceError
 from headstart._runtime import compute_dtype, cores, device, half_the_cores, say
-from headstart.features import PLAIN, Features, extract
+from headstart.features import PLAIN, Features, check_modality, extract
 from headstart.modalities import Array
 from headstart.sources import Source, list_sources, open_source
 from headstart.targets import Folds, Target, audit, draw, read, split
@@ -22,6 +22,7 @@ SAMPLE = 400  # examples that the shortlist is made from
 MOST = 4000  # examples that the probes learn from
 SHORTLIST = 3
 DEPTHS_SHOWN = 6
+UNCOUNTED = 10.0  # million multiplications per millisecond, for a network that torch cannot count (frozen ONNX files)
 FEW_SOURCE_EXAMPLES = 10  # times the target's: below it the source may know no more than the target
 
 
@@ -162,7 +163,7 @@ def rank_target(
 
 
 def _candidates(target: Target, names: Sequence[str] | str | None) -> list[Source]:
-    """The sources to compare, the smallest first. Raises SourceError for one of another input type."""
+    """The sources to compare, the smallest first. Raises OptionError for one of another input type."""
     kind = target.modality.name
     if names is None:
         known = [e["name"] for e in list_sources() if e["at_hand"] and e["modality"] == kind]
@@ -170,11 +171,7 @@ def _candidates(target: Target, names: Sequence[str] | str | None) -> list[Sourc
         known = [n.strip() for n in (names.split(",") if isinstance(names, str) else names) if n.strip()]
     opened = list({source.digest: source for source in map(open_source, known)}.values())
     for source in opened:
-        if source.modality != kind:
-            raise SourceError(
-                f"{source.name} was trained on {source.modality} input and these examples are {kind}s: a head start "
-                f"needs the same kind of input; `headstart sources` lists the {kind} sources"
-            )
+        check_modality(source, target.modality)
     if not opened:
         raise SourceError(f"no source for {kind} input is at hand; name some with --sources")
     return sorted(opened, key=lambda source: source.facts["parameters"])
@@ -285,9 +282,8 @@ def cost(source: Source) -> tuple[float, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     backbone = source.backbone()
-    where, dtype = device(), compute_dtype()
-    backbone.place(where, dtype)
-    batch = backbone.example_input(8).to(where, dtype)
+    backbone.place(device(), compute_dtype())
+    batch = backbone.example_input(8).to(device(), backbone.dtype)
     times = []
     with half_the_cores(), torch.inference_mode():
         with FlopCounterMode(display=False) as counter:
@@ -296,4 +292,5 @@ def cost(source: Source) -> tuple[float, float]:
             start = time.perf_counter()
             backbone.network(batch).float().cpu()
             times.append(time.perf_counter() - start)
-    return 1000 * min(times) / len(batch), counter.get_total_flops() / 2e6 / len(batch)
+    milliseconds = 1000 * min(times) / len(batch)
+    return milliseconds, counter.get_total_flops() / 2e6 / len(batch) or UNCOUNTED * milliseconds

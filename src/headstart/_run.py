@@ -19,7 +19,7 @@ from headstart._runtime import cache_dir, compute_dtype_name, cores, say, side_b
 from headstart.deliver import Model, describe
 from headstart.features import DEPTHS, PLAIN, Features, extract
 from headstart.modalities import Array
-from headstart.sources import Source
+from headstart.sources import DEFAULT_LIBRARY, Source
 from headstart.targets import Audit, Overlap, Target, overlap, split
 
 SCRATCH_CONTROL = "scratch"
@@ -106,7 +106,14 @@ class Run:
 
     def try_strategies(self) -> None:
         """Held-out predictions of each candidate, the cheapest first, as the budget allows; then the choice."""
-        candidates = [c for s in adapt.strategies_for(self.options["strategy"]) for c in s.candidates(self.job)]
+        strategies = adapt.strategies_for(self.options["strategy"])
+        if self.source.frozen_because:
+            for strategy in [s for s in strategies if s.trains]:
+                self.skipped[strategy.name] = f"the network stays frozen: {self.source.frozen_because}"
+            strategies = tuple(s for s in strategies if not s.trains)
+            if self.skipped:
+                say(f"{', '.join(self.skipped)}: not tried, {next(iter(self.skipped.values()))}")
+        candidates = [c for s in strategies for c in s.candidates(self.job)]
         if not candidates:
             raise OptionError(f"{self.source.name} has no stages to cut between; use --strategy extract, light or full")
         for candidate in candidates:
@@ -184,6 +191,8 @@ class Run:
             self.missing[SCRATCH_CONTROL] = "the model itself starts from scratch"
         elif self.options["control"] == "none":
             self.missing[SCRATCH_CONTROL] = "switched off"
+        elif self.source.frozen_because:
+            self.missing[SCRATCH_CONTROL] = f"the network stays frozen: {self.source.frozen_because}"
         else:
             self._scratch()
 
@@ -267,7 +276,7 @@ class Run:
             "audit": self.found.to_dict(),
         }
         weights = fitted.network if fitted.network is not None else self.source.backbone_file
-        model = Model(config, fitted.head, weights, evidence)
+        model = Model(config, fitted.head, weights, evidence, files=self.source.build_files)
         if self.target.test is not None and self.shared is not None:
             model.evidence["test"] = self._test(model, self.target.test, self.shared)
         model.evidence["seconds"] = round(self.clock.spent(), 1)
@@ -288,8 +297,10 @@ class Run:
         }
 
     def _config(self, fitted: adapt.Fitted, temperature: float) -> dict[str, Any]:
+        elsewhere = {"library": self.source.library} if self.source.library != DEFAULT_LIBRARY else {}
         return {
             "format": 1,
+            **elsewhere,
             "modality": self.target.modality.name,
             "source": self.source.name,
             "source_card": dict(self.source.card),

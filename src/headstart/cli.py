@@ -135,7 +135,8 @@ def sources(as_json: Annotated[bool, typer.Option("--json", help="All that is kn
         print(f"{title}:" if chosen else "", end="\n" if chosen else "")
         for entry in chosen:
             print(f"  {_source_line(entry)}")
-    print("also: timm/NAME (any timm architecture with weights), or the path of a source folder; --json tells more")
+    print("also: timm/NAME (any timm architecture with weights), or the path of a source folder or an ONNX file;")
+    print("--json tells more")
 
 
 def _source_line(entry: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from headstart._errors import SourceError
 from headstart.sources import Backbone, open_source
-from headstart.sources._backbone import create
+from headstart.sources.builders.timm import create
 
 SMALL_SWIN = {"img_size": 64, "embed_dim": 24, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 3, 4)}
 FAMILIES: list[tuple[str, dict[str, Any], int]] = [

@@ -107,7 +107,7 @@ def test_a_name_without_its_place(name: str, public: str) -> None:
 
 def test_conversion_happens_once(tiny: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_source(tiny).facts
-    monkeypatch.setattr("headstart.sources._source.read_weights", None)
+    monkeypatch.setattr("headstart.sources.builders.timm.read_weights", None)
     assert open_source(tiny).facts == first
     assert [p.name for p in (cache / "sources").iterdir() if not p.name.startswith(".")] == [
         open_source(tiny).digest[:32]

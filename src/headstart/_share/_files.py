@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 WEIGHTS, CONFIG, EVIDENCE = "model.safetensors", "config.json", "evidence.json"
+GRAPH = "network.onnx"
 CARD, REPORT, LICENCE = "README.md", "report.html", "LICENSE"
 FILES = {
-    "model": (WEIGHTS, CONFIG, EVIDENCE, CARD, REPORT, LICENCE),
+    "model": (WEIGHTS, GRAPH, CONFIG, EVIDENCE, CARD, REPORT, LICENCE),
     "source": (WEIGHTS, CONFIG, CARD, "curve.png", LICENCE),
 }
 MOST = 32_000_000

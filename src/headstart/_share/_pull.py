@@ -18,6 +18,7 @@ from headstart._share._files import (
     CONFIG,
     EVIDENCE,
     FILES,
+    GRAPH,
     MOST,
     REPORT,
     WEIGHTS,
@@ -183,7 +184,7 @@ def _choose(found: Listing, name: str) -> list[str]:
 
 
 def _check_size(name: str, file: str, size: int) -> None:
-    if file != WEIGHTS and size > MOST:
+    if file not in (WEIGHTS, GRAPH) and size > MOST:
         raise HubError(f"{name} is refused: {file} has {megabytes(size)}, too much for what it is")
 
 

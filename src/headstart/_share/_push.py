@@ -20,6 +20,7 @@ from headstart._share._files import (
     CONFIG,
     EVIDENCE,
     FILES,
+    GRAPH,
     LICENCE,
     MOST,
     REPORT,
@@ -159,7 +160,7 @@ def _check_file(folder: Path, file: Path | None) -> None:
         raise OptionError(
             f"{file} is a link out of its folder, or no file; put a copy of the file there, then push again"
         )
-    if file.name != WEIGHTS and file.stat().st_size > MOST:
+    if file.name not in (WEIGHTS, GRAPH) and file.stat().st_size > MOST:
         raise OptionError(
             f"{file} has {megabytes(file.stat().st_size)}, more than the {megabytes(MOST)} that may be sent"
         )

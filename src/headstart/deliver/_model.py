@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import tempfile
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,9 @@ FORMAT = 1
 NOT_A_NETWORK = (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError, AssertionError)
 """What building a network from wrong arguments may raise."""
 WEIGHTS, CONFIG, EVIDENCE = "model.safetensors", "config.json", "evidence.json"
+PAGES = ("README.md", "report.html")
+OURS = (WEIGHTS, CONFIG, EVIDENCE, *PAGES)
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,80}")
 
 
 class Model:
@@ -45,6 +50,7 @@ class Model:
         weights: Path | Mapping[str, Any],
         evidence: Mapping[str, Any],
         pages: Mapping[str, str] | None = None,
+        files: Mapping[str, Path | bytes] | None = None,
     ) -> None:
         self.config = dict(config)
         self.evidence = dict(evidence)
@@ -53,6 +59,7 @@ class Model:
         self.head = head
         self._weights = weights  # safetensors file, or names to torch tensors
         self._pages = dict(pages or {})
+        self._files = dict(files or {})  # what the network is built from besides its weights
         self._backbone: Backbone | None = None
         self._lock = threading.Lock()
 
@@ -84,12 +91,12 @@ class Model:
         """Uncalibrated scores [n, k]; NaN rows for unreadable examples, whose reasons come beside."""
         import torch
 
-        from headstart._runtime import compute_dtype, device
+        from headstart._runtime import device
 
         kind, preprocessing = modality(self.config["modality"]), self.config["preprocessing"]
         out, problems = np.full((len(examples), len(self.classes_)), np.nan), {}
         with self._lock, ExitStack() as stack:
-            backbone, where, dtype = self.backbone(), device(), compute_dtype()
+            backbone, where = self.backbone(), device()
             run = stack.enter_context(backbone.depths())
 
             def work(rows: Sequence[int]) -> None:
@@ -105,7 +112,7 @@ class Model:
                 if good:
                     with torch.inference_mode():
                         x = kind.to_input(torch.from_numpy(np.stack(batch)), preprocessing)
-                        out[good] = self.head.logits(run(x.to(where, dtype)).float().cpu().numpy())
+                        out[good] = self.head.logits(run(x.to(where, backbone.dtype)).float().cpu().numpy())
 
             in_parallel(range(len(examples)), work, what="predicting")
         return out, problems
@@ -123,13 +130,21 @@ class Model:
         from safetensors.torch import load_file
 
         from headstart._runtime import device
-        from headstart.sources import build
+        from headstart.sources import DEFAULT_LIBRARY, build
 
         weights: Mapping[str, Any] = self._weights if isinstance(self._weights, Mapping) else load_file(self._weights)
         names = {n.removeprefix("backbone."): t for n, t in weights.items() if not n.startswith("head.")}
         config = self.config
         try:
-            backbone = build(config["architecture"], config["model_args"], config["preprocessing"], seed)
+            with files_on_disk(self._files) as files:
+                backbone = build(
+                    config["architecture"],
+                    config["model_args"],
+                    config["preprocessing"],
+                    seed,
+                    library=config.get("library", DEFAULT_LIBRARY),
+                    files=files,
+                )
             if trained:
                 backbone.network.load_state_dict(dict(names))
         except (SourceError, *NOT_A_NETWORK) as error:
@@ -184,7 +199,9 @@ class Model:
         with atomic_folder(final) as new:
             save_file(named | self.head.tensors(), new / WEIGHTS, metadata={"format": "pt"})
             (new / WEIGHTS).chmod(0o644)
-            _write_json(new / CONFIG, self.config)
+            for name, content in self._files.items():
+                (new / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+            _write_json(new / CONFIG, self.config | ({"files": sorted(self._files)} if self._files else {}))
             _write_json(new / EVIDENCE, self.evidence)
             for name, text in self._pages.items():
                 (new / name).write_text(text, encoding="utf-8")
@@ -196,7 +213,8 @@ class Model:
         from safetensors.torch import load_file
 
         weights = self._weights if isinstance(self._weights, Mapping) else load_file(self._weights)
-        return {**vars(self), "_weights": dict(weights), "_backbone": None, "_lock": None}
+        files = {n: f if isinstance(f, bytes) else f.read_bytes() for n, f in self._files.items()}
+        return {**vars(self), "_weights": dict(weights), "_files": files, "_backbone": None, "_lock": None}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         vars(self).update(state)
@@ -221,11 +239,9 @@ def load(folder: str | Path) -> Model:
             tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith("head.")}  # noqa: SIM118
         head = Head.from_tensors(tensors, config["head"])
         _check(config, head)
-        pages = {
-            p.name: p.read_text(encoding="utf-8") for p in (path / "README.md", path / "report.html") if p.is_file()
-        }
+        pages = {name: (path / name).read_text(encoding="utf-8") for name in PAGES if (path / name).is_file()}
         evidence = _read_json(path / EVIDENCE) if (path / EVIDENCE).is_file() else {}
-        model = Model(config, head, path / WEIGHTS, evidence, pages)
+        model = Model(config, head, path / WEIGHTS, evidence, pages, _files(path, config.get("files", [])))
         modality(config["modality"]).check(config["preprocessing"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError, DataError) as error:
         raise ModelError(
@@ -233,6 +249,28 @@ def load(folder: str | Path) -> Model:
         ) from error
     model.path = path
     return model
+
+
+def _files(folder: Path, names: Any) -> dict[str, Path | bytes]:
+    """The data files that config.json names, which lie in the folder itself. Raises ValueError for any other name."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("files is no list of names")
+    for name in names:
+        if _FILE.fullmatch(name) is None or name in OURS or not (folder / name).is_file():
+            raise ValueError(f"{name[:60]!r} is no file of this folder that a network is built from")
+        if (folder / name).resolve().parent != folder.resolve():
+            raise ValueError(f"{name} lies outside the folder")
+    return {name: folder / name for name in names}
+
+
+@contextmanager
+def files_on_disk(files: Mapping[str, Path | bytes]) -> Iterator[dict[str, Path]]:
+    """Within it, every file as a path; those that are bytes are written to a temporary folder."""
+    with tempfile.TemporaryDirectory() as place:
+        for name, content in files.items():
+            if isinstance(content, bytes):
+                (Path(place) / name).write_bytes(content)
+        yield {n: Path(place) / n if isinstance(content, bytes) else content for n, content in files.items()}
 
 
 def _check(config: Mapping[str, Any], head: Head) -> None:
@@ -251,6 +289,8 @@ def _check(config: Mapping[str, Any], head: Head) -> None:
         raise ValueError("the head does not fit the classes")
     if not isinstance(config["architecture"], str) or not isinstance(config["model_args"], dict):
         raise TypeError("the architecture is no name with arguments")
+    if not isinstance(config.get("library", ""), str):
+        raise TypeError("the library of the architecture is no name")
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

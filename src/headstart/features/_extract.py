@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart._errors import BadExample
+from headstart._errors import BadExample, OptionError
 from headstart._runtime import compute_dtype_name
 from headstart.features._store import Rows, prune
 from headstart.modalities import Array, Example, Modality, digest
@@ -79,10 +79,11 @@ def extract(
 
     ``kind`` is "depths" (every stage pooled, then the network's output: float32 [n, d]), "input" (prepared input,
     uint8), "plain" (only read, checked and looked at) or "cut:k" (the activation after k stages, in the compute
-    precision).
+    precision). Raises OptionError where the source is not for this kind of input.
     """
     from headstart.features._pipeline import in_parallel
 
+    check_modality(source, modality)
     stores = [Rows(_key(source, modality, kind, view)) for view in range(views)] if kind != PLAIN else []
     plain = Rows({"kind": PLAIN, "modality": modality.name, "version": modality.version})
     features = Features([None] * len(examples), {}, stores, plain)
@@ -93,6 +94,15 @@ def extract(
             in_parallel(missing, job.work, what=what)
         prune(keep=[rows.folder for rows in (*stores, plain)])
     return features
+
+
+def check_modality(source: Source, modality: Modality) -> None:
+    """Raises OptionError where the source is for another kind of input."""
+    if source.modality != modality.name:
+        raise OptionError(
+            f"the source {source.name} is for the input type {source.modality}, but these examples are of the type "
+            f"{modality.name}; name another source (default: {modality.default_source})"
+        )
 
 
 def _look_up(examples: Sequence[Example], features: Features, stores: list[Rows]) -> list[int]:
@@ -136,13 +146,13 @@ def _network(source: Source, kind: str) -> Iterator[Callable[[torch.Tensor], tor
 
     backbone = source.backbone()
     cut = backbone.cut(int(kind.partition(":")[2])) if kind.startswith("cut:") else None
-    where, dtype = device(), compute_dtype()
-    backbone.place(where, dtype)
+    where = device()
+    backbone.place(where, compute_dtype())
     with cut.prefix() if cut else backbone.depths() as function:
 
         def run(x: torch.Tensor) -> torch.Tensor:
             with torch.inference_mode():
-                return function(x.to(where, dtype)).cpu()
+                return function(x.to(where, backbone.dtype)).cpu()
 
         yield run
 

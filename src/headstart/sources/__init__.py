@@ -6,17 +6,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart._errors import SourceError
-from headstart.sources._source import Source, build, file_sha256
+from headstart.sources._source import DEFAULT_LIBRARY, Source, build, file_sha256
 from headstart.sources.providers import providers
 
 if TYPE_CHECKING:
     from headstart.sources._backbone import Backbone
 
-__all__ = ["Backbone", "Source", "build", "file_sha256", "list_sources", "open_source", "public_name", "save_source"]
+__all__ = [
+    "DEFAULT_LIBRARY",
+    "Backbone",
+    "Source",
+    "build",
+    "file_sha256",
+    "list_sources",
+    "open_source",
+    "public_name",
+    "save_source",
+]
 
 
 def open_source(name: str | Path) -> Source:
-    """The source called ``name``: ``bundled/…``, ``timm/…``, a folder, or a bare name of one of these.
+    """The source called ``name``: ``bundled/…``, ``timm/…``, a folder, an ONNX file, or a bare name of one of these.
 
     A local path or cache wins over the network. Raises SourceError with the places that were looked at.
     """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,75 +13,9 @@ from headstart._errors import SourceError
 from headstart._runtime import reuse_memory
 from headstart.sources._cut import Cut, capture, only_tensor
 
-_CREATING = threading.Lock()  # initialisation draws from torch's one global generator
-LOADERS = {
-    "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "num_classes",
-    "in_chans", "features_only", "scriptable", "exportable", "no_jit",
-}  # fmt: skip
-"""Arguments of timm's ``create_model`` that a config from elsewhere must not set: they load files, or are ours."""
-Remap = Callable[[dict[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]]
-
-
-def create(
-    architecture: str,
-    model_args: Mapping[str, Any],
-    *,
-    seed: int,
-    channels: int = 3,
-    weights: dict[str, torch.Tensor] | None = None,
-    remap: Remap | None = None,
-    num_classes: int | None = None,
-) -> nn.Module:
-    """A timm network without its output layer; with ``weights``, loaded strictly by timm's own rules.
-
-    Raises RuntimeError, KeyError or ValueError where weights and architecture disagree.
-    """
-    import timm
-
-    if not timm.is_model(architecture):
-        raise SourceError(f"no architecture is called {architecture!r}{_close(architecture)}")
-    if forbidden := LOADERS & set(model_args):
-        raise ValueError(f"{', '.join(sorted(forbidden))} cannot be an argument of the architecture")
-    overlay: dict[str, Any] = {}
-    with _CREATING, warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
-        if weights is not None:
-            if remap is not None:
-                weights = remap(weights, timm.create_model(architecture, in_chans=channels, **model_args))
-            overlay = {"state_dict": weights, "custom_load": False}
-            if num_classes:
-                overlay["num_classes"] = num_classes
-            overlay["input_size"] = (channels, *_default_size(architecture))
-        network: nn.Module = timm.create_model(
-            architecture,
-            pretrained=weights is not None,
-            num_classes=0,
-            in_chans=channels,
-            pretrained_cfg_overlay=overlay or None,
-            **model_args,
-        )
-    return network.eval()
-
-
-def _default_size(architecture: str) -> tuple[int, int]:
-    from timm.models import get_pretrained_cfg
-
-    cfg = get_pretrained_cfg(architecture, allow_unregistered=True)
-    return tuple(cfg.input_size[1:]) if cfg is not None else (224, 224)
-
-
-def _close(architecture: str) -> str:
-    import difflib
-
-    import timm
-
-    near = difflib.get_close_matches(architecture, timm.list_models(), 3)
-    return f"; did you mean {', '.join(near)}?" if near else "; `timm.list_models()` names them"
-
 
 class Backbone:
-    """A network [n, C, H, W] → features [n, width], with named stages.
+    """A network [n, C, H, W] (or [n, …], see ``example_input``) → features [n, width], with named stages.
 
     Cut ``k`` lies after the first ``k`` stages: 0 freezes nothing, ``len(stages)`` freezes every stage.
     """
@@ -92,22 +24,26 @@ class Backbone:
         self.network = network
         self.preprocessing = preprocessing
         self.stages = _stages(network, self.example_input(1))
+        self.dtype = torch.float32
         self._cuts: dict[int, Cut] = {}
 
     def example_input(self, n: int = 2) -> torch.Tensor:
-        """Random input of the right shape, fixed."""
-        height, width = self.preprocessing["size"]
+        """Random input of the right shape, fixed: that of a picture, or what ``input_shape`` says of one example."""
         generator = torch.Generator().manual_seed(0)
-        shape = (n, int(self.preprocessing.get("channels", 3)), height, width)
-        return torch.randn(shape, generator=generator)
+        shape = self.preprocessing.get("input_shape")
+        if shape is None:
+            shape = (int(self.preprocessing.get("channels", 3)), *self.preprocessing["size"])
+        return torch.randn((n, *map(int, shape)), generator=generator)
 
-    def place(self, where: torch.device, dtype: torch.dtype | None = None) -> None:
-        """Move the network, in the memory layout that convolutions are fastest in."""
+    def place(self, where: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        """Move the network, in the memory layout that convolutions are fastest in. Afterwards its input is to have
+        the type ``self.dtype``: the one asked for, or fp32 for a network that only computes in fp32."""
         if where.type == "cpu":
             reuse_memory()
-        self.network.to(where)
-        if dtype is not None:
-            self.network.to(dtype)
+        if getattr(self.network, "only_fp32", False):
+            dtype = torch.float32
+        self.dtype = dtype
+        self.network.to(where, dtype)
         self.network.to(memory_format=torch.channels_last)
 
     def cut(self, k: int) -> Cut:
@@ -115,6 +51,8 @@ class Backbone:
 
         Raises SourceError when this network cannot be split there.
         """
+        if not self.stages:
+            raise SourceError("this network has no stages to cut between")
         if not 1 <= k <= len(self.stages):
             raise SourceError(f"a cut lies between 1 and {len(self.stages)} for this network, not at {k}")
         if k not in self._cuts:
@@ -144,6 +82,8 @@ class Backbone:
             "stages": [{"module": name, "width": w} for name, w in self.stages],
             "width": width,
             "parameters": sum(p.numel() for p in self.network.parameters()),
+            "trainable": sum(p.numel() for p in self.network.parameters()),
+            **getattr(self.network, "about", {}),
         }
 
 
@@ -156,14 +96,15 @@ def pool(activation: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def _stages(network: nn.Module, example: torch.Tensor) -> list[tuple[str, int]]:
-    """Stage modules in order with their widths: timm's ``feature_info``, else the list with most parameters.
+    """Stage modules in order with their widths: timm's ``feature_info``, else the list with most parameters (unless
+    its builder described the network in ``about`` and named no stages).
 
     Only modules that really run and give one tensor count; a network without any has no cuts.
     """
     info = getattr(network, "feature_info", None)
     entries = [entry for entry in getattr(info, "info", info) or [] if isinstance(entry, dict)]
     widths: dict[str, int] = {entry["module"]: int(entry["num_chs"]) for entry in entries}
-    names = list(widths) or _longest_list(network)
+    names = list(widths) or ([] if hasattr(network, "about") else _longest_list(network))
     known = dict(network.named_modules())
     found: dict[str, int] = {}
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstart._errors import SourceError
 from headstart._runtime import atomic_folder, cache_dir
+from headstart.sources.builders import builder
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from headstart.sources._backbone import Backbone
 
 FORMAT = "1"  # of what the cache keeps per source
+DEFAULT_LIBRARY = "timm"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class Source:
     remap: Callable[[dict[str, torch.Tensor], torch.nn.Module], dict[str, torch.Tensor]] | None = None
     sha256: str | None = None
     """Expected checksum of ``weights``; a mismatch is an error."""
+    library: str = DEFAULT_LIBRARY
+    """Which library the architecture is from: the name of a module in ``builders``."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Files besides ``weights`` that the network is built from, by the name they have in a folder of their own."""
 
     @cached_property
     def digest(self) -> str:
@@ -50,8 +56,11 @@ class Source:
                 f"the weights of {self.name} are damaged or not the published ones: {self.weights} has sha256 "
                 f"{found[:12]}…, expected {self.sha256[:12]}…; install its package again"
             )
-        text = json.dumps([FORMAT, found, self.architecture, dict(self.model_args)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        about = [FORMAT, found, self.architecture, dict(self.model_args)]
+        if self.library != DEFAULT_LIBRARY or self.files:
+            others = {name: file_sha256(path) for name, path in self.files.items()}
+            about += [self.library, builder(self.library).VERSION, others]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def folder(self) -> Path:
@@ -84,9 +93,19 @@ class Source:
         return sum(widths[: int(where) - 1]), sum(widths[: int(where)])
 
     @property
+    def frozen_because(self) -> str:
+        """Why no weight of this network can be trained; empty where they can."""
+        return str(self.facts.get("frozen_because", ""))
+
+    @property
     def backbone_file(self) -> Path:
         """The backbone's weights (no output layer) as safetensors, fp32."""
         return self.folder / "backbone.safetensors"
+
+    @property
+    def build_files(self) -> dict[str, Path]:
+        """Files besides the weights that the backbone is built again from, by name."""
+        return {name: self.folder / name for name in self.facts.get("files", ())}
 
     def backbone(self) -> Backbone:
         """The pre-trained network without its output layer, in evaluation mode."""
@@ -101,24 +120,17 @@ class Source:
         return self._empty(seed)
 
     def _empty(self, seed: int) -> Backbone:
-        return build(self.architecture, self.model_args, self.preprocessing, seed)
+        return build(
+            self.architecture, self.model_args, self.preprocessing, seed, library=self.library, files=self.build_files
+        )
 
     def _convert(self, place: Path) -> None:
         from safetensors.torch import save_file
 
-        from headstart.sources._backbone import Backbone, create
+        from headstart.sources._backbone import Backbone
 
-        weights = read_weights(self.weights)
         try:
-            network = create(
-                self.architecture,
-                self.model_args,
-                seed=0,
-                channels=channels(self.preprocessing),
-                remap=self.remap,
-                weights=weights,
-                num_classes=self.card.get("num_classes"),
-            )
+            network, files = builder(self.library).published(self)
             backbone = Backbone(network, self.preprocessing)
         except (RuntimeError, KeyError, ValueError, TypeError, AssertionError) as error:
             first = str(error).strip().splitlines()
@@ -129,14 +141,28 @@ class Source:
             ) from error
         with atomic_folder(place) as folder:
             save_file(contiguous(network), folder / "backbone.safetensors", metadata={"format": "pt"})
-            (folder / "facts.json").write_text(json.dumps(backbone.facts(), indent=1))
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
+            facts = backbone.facts() | ({"files": list(files)} if files else {})
+            (folder / "facts.json").write_text(json.dumps(facts, indent=1))
 
 
-def build(architecture: str, model_args: Mapping[str, Any], preprocessing: Mapping[str, Any], seed: int) -> Backbone:
-    """An architecture with random weights as a Backbone."""
-    from headstart.sources._backbone import Backbone, create
+def build(
+    architecture: str,
+    model_args: Mapping[str, Any],
+    preprocessing: Mapping[str, Any],
+    seed: int,
+    *,
+    library: str = DEFAULT_LIBRARY,
+    files: Mapping[str, Path] | None = None,
+) -> Backbone:
+    """An architecture of a library with random weights as a Backbone."""
+    from headstart.sources._backbone import Backbone
 
-    return Backbone(create(architecture, model_args, seed=seed, channels=channels(preprocessing)), preprocessing)
+    network = builder(library).create(
+        architecture, model_args, seed=seed, preprocessing=preprocessing, files=files or {}
+    )
+    return Backbone(network, preprocessing)
 
 
 def channels(preprocessing: Mapping[str, Any]) -> int:

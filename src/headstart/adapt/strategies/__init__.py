@@ -20,6 +20,9 @@ class Strategy(Protocol):
     transfers: bool
     """False for what starts without the source's weights (a control, not a choice of ``auto``)."""
 
+    trains: bool
+    """Whether weights of the network change; a source that stays frozen has none of these."""
+
     def candidates(self, job: Job) -> list[Candidate]:
         """What to try for this job, the cheapest first."""
 

@@ -67,7 +67,7 @@ class _Probe:
 class Extract:
     """Feature extraction: the last layer's features, or several depths at once (Head2Toe, ICML 2022)."""
 
-    name, cost, transfers = "extract", 0, True
+    name, cost, transfers, trains = "extract", 0, True, False
 
     def candidates(self, job: Job) -> list[Candidate]:
         """The network's output, then all depths; with ``cut`` only that stage (or "all")."""
@@ -75,7 +75,8 @@ class Extract:
             raise OptionError(f"no head is called {job.head!r}; choose linear or mlp")
         stages = len(job.source.stages)
         if isinstance(job.cut, int) and not 1 <= job.cut <= stages:
-            raise OptionError(f"--cut {job.cut} does not exist: {job.source.name} has stages 1 to {stages}")
+            has = f"stages 1 to {stages}" if stages else "no stages"
+            raise OptionError(f"--cut {job.cut} does not exist: {job.source.name} has {has}")
         if job.cut is not None:
             return [_Probe(job.cut, job.head)]
         depths = [None, "all"] if job.source.facts["stages"] else [None]

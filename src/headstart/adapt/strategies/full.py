@@ -9,7 +9,7 @@ from headstart.adapt._tuned import retrain
 class Full:
     """The whole network and the head."""
 
-    name, cost, transfers = "full", 3, True
+    name, cost, transfers, trains = "full", 3, True, True
 
     def candidates(self, job: Job) -> list[Candidate]:
         """One candidate."""

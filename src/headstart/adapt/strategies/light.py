@@ -9,7 +9,7 @@ from headstart.adapt._tuned import retrain
 class Light:
     """Norms, biases and head; all weights stay."""
 
-    name, cost, transfers = "light", 2, True
+    name, cost, transfers, trains = "light", 2, True, True
 
     def candidates(self, job: Job) -> list[Candidate]:
         """One candidate over the whole network."""

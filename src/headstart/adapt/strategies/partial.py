@@ -12,7 +12,7 @@ from headstart.adapt._tuned import retrain
 class Partial:
     """The suffix from a cut. Without ``cut``: the upper quarter of the stages."""
 
-    name, cost, transfers = "partial", 1, True
+    name, cost, transfers, trains = "partial", 1, True, True
 
     def candidates(self, job: Job) -> list[Candidate]:
         """One candidate; none for a network that has no stages to cut between."""

@@ -13,7 +13,7 @@ class Scratch:
     hand back a control at the level of chance.
     """
 
-    name, cost, transfers = "scratch", 4, False
+    name, cost, transfers, trains = "scratch", 4, False, True
 
     def candidates(self, job: Job) -> list[Candidate]:
         """One candidate."""
