@@ -64,9 +64,9 @@ def score(probabilities: Array, labels: Array, groups: Array, *, seed: int = 0, 
     accuracy = float(right.mean())
     return Score(
         Estimate(accuracy, *_wilson(accuracy, accuracies, n_groups)),
-        Estimate(_balanced(right, labels), *_percentiles(balanced)),
+        _around(_balanced(right, labels), balanced),
         _auroc(probabilities, labels, samples[: max(20, min(200, int(4e7 / probabilities.size)))]),
-        Estimate(float(losses.mean()), *_percentiles(means)),
+        _around(float(losses.mean()), means),
         len(labels),
         n_groups,
     )
@@ -97,6 +97,13 @@ def _percentiles(values: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _around(value: float, resampled: Array) -> Estimate:
+    """With percentiles of the bootstrap, which holds the value itself even where resampling shifts it (many classes
+    with one example each)."""
+    low, high = _percentiles(resampled)
+    return Estimate(value, min(low, value), max(high, value))
+
+
 def _wilson(value: float, resampled: Array, n_groups: int, z: float = 1.96) -> tuple[float, float]:
     spread = float(resampled.var())
     n = value * (1 - value) / spread if spread > 0 else n_groups
@@ -125,7 +132,7 @@ def _auroc(probabilities: Array, labels: Array, samples: list[Array]) -> Estimat
     whole = value(np.arange(len(labels)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        return Estimate(whole, *_percentiles(np.array([value(rows) for rows in samples])))
+        return _around(whole, np.array([value(rows) for rows in samples]))
 
 
 def _ranks(values: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -9,19 +10,30 @@ from collections.abc import Callable
 
 import numpy as np
 from PIL import (
+    BmpImagePlugin,  # noqa: F401  the imports below register the formats that we trust
+    GifImagePlugin,  # noqa: F401
+    IcoImagePlugin,  # noqa: F401
     Image,
     ImageFile,
-    JpegImagePlugin,  # noqa: F401  the imports below register the formats that we trust
+    Jpeg2KImagePlugin,  # noqa: F401
+    JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
+    PpmImagePlugin,  # noqa: F401
+    TgaImagePlugin,  # noqa: F401
     TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
 
+with contextlib.suppress(ImportError):  # Pillow before 11.3
+    from PIL import AvifImagePlugin  # noqa: F401
+
 from headstart._errors import BadExample
 from headstart.modalities._base import Array
 from headstart.modalities._pillow import strict_pillow
 
+TWELVE = 12
+"""Bits that X-ray devices use of 16: a 16-bit picture without any larger value is read as one of 12 bits."""
 PIXEL_LIMIT = 178_000_000  # where Pillow, too, speaks of a decompression bomb
 
 # Raster formats only: nothing that runs an interpreter (EPS), follows other files or is vector.
@@ -127,7 +139,10 @@ def _to_rgb(image: Image.Image, bits: int = 16) -> Image.Image:
         image.load()
         return image
     if image.mode.startswith("I;16"):
-        image = _grey(np.asarray(image).astype(np.float32) * (255 / (2**bits - 1)))
+        values = np.asarray(image)
+        if bits == 16 and values.max(initial=0) < 2**TWELVE:
+            bits = TWELVE
+        image = _grey(values.astype(np.float32) * (255 / (2**bits - 1)))
     elif image.mode == "I":
         image = _grey(_wide_to_bytes(np.asarray(image).astype(np.float64), (255.0, 65535.0)))
     elif image.mode == "F":

@@ -94,7 +94,7 @@ def audit(
     or if fewer than two classes are left.
     """
     unreadable = _unreadable(target, problems)
-    _stop_if_too_many(target, unreadable, allow_bad)
+    stop_if_too_many(target, problems, allow_bad=allow_bad)
     rows = np.array([row for row in range(len(target)) if row not in problems], np.int64)
     kept, dropped = _without_empty_classes(target, target.take(rows))
     exact = equal_content([digests[row] for row in rows])
@@ -127,12 +127,13 @@ def _unreadable(target: Target, problems: Mapping[int, str]) -> dict[str, str]:
     return claimed | {target.examples[row].name: reason for row, reason in sorted(problems.items())}
 
 
-def _stop_if_too_many(target: Target, unreadable: Mapping[str, str], allow_bad: bool) -> None:
-    missing = sum(not reason.startswith(PASSED_OVER) for reason in target.skipped.values())
-    bad, total = len(unreadable), len(target) + missing
+def stop_if_too_many(target: Target, problems: Mapping[int, str], *, allow_bad: bool) -> None:
+    """Raises DataError if more than a tenth of what claims to be an example is bad and that is not allowed."""
+    missing = {k: v for k, v in target.skipped.items() if not v.startswith(PASSED_OVER)}
+    bad, total = len(missing) + len(problems), len(target) + len(missing)
     if allow_bad or bad <= BAD_SHARE * total:
         return
-    some = "; ".join(f"{_shown(name)} {reason}" for name, reason in list(unreadable.items())[:3])
+    some = "; ".join(f"{_shown(name)} {reason}" for name, reason in list(_unreadable(target, problems).items())[:3])
     raise DataError(
         f"{bad} of {total} examples in {_shown(target.name)} cannot be used ({some}{' …' if bad > 3 else ''}); "
         "repair or remove them, or go on without them with --allow-bad (allow_bad=True)"
