@@ -21,7 +21,6 @@ import timm
 import torch
 from kit import WORK, draw, kit_path
 from once import once
-from timm.layers import set_fused_attn
 
 from headstart import open_source
 from headstart._runtime import quiet
@@ -106,7 +105,6 @@ def _network(kit: Path, name: str) -> tuple[torch.nn.Module, dict[str, Any]]:
 
 def _export(network: torch.nn.Module, path: Path, export: str, size: list[int]) -> None:
     new, one = "dynamo" in export, "batch 1" in export
-    set_fused_attn(new)  # the older exporter knows no fused attention at version 13
     x = torch.randn(1 if one else 2, 3, *size)
     options: dict[str, Any] = {
         "input_names": ["picture"],
@@ -118,9 +116,10 @@ def _export(network: torch.nn.Module, path: Path, export: str, size: list[int]) 
             {"dynamic_shapes": ({0: torch.export.Dim("n", min=1)},)} if new else {"dynamic_axes": {"picture": {0: "n"}}}
         )
         options |= axis
-    for module in network.modules():  # timm remembers its choice of attention
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = new
+    if not new:  # at version 13 there is no fused attention; the newer exporter's files come first
+        for module in network.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False
     torch.onnx.export(network, (x,), path, dynamo=new, **({"verbose": False} if new else {}), **options)
 
 

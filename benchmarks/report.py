@@ -181,7 +181,7 @@ def _onnx(found: Found) -> str:
     )
     return (
         f"## ONNX files as sources\n\n{about}\n\n" + _table(head, rows) + "\nTuned on 100 photos of ants and bees, "
-        "one training each, accuracy on the other 298.\n\n"
+        "one training each, accuracy on all the others.\n\n"
         + _table(("network", "way", "from", "accuracy", "training"), tuned)
     )
 

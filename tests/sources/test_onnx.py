@@ -155,6 +155,7 @@ def test_a_mask_is_no_weight(tmp_path: Path) -> None:
     assert facts["parameters"] == facts["trainable"] + mask.size
 
 
+@pytest.mark.slow
 def test_the_newer_exporter_with_weights_in_a_second_file(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     network, path = small_resnet(), tmp_path / "new.onnx"
@@ -210,6 +211,20 @@ def test_operators_of_newer_versions(tmp_path: Path, rule: str) -> None:
     assert source.frozen_because == ""
     x, ours = features(source)
     close(ours, by_onnxruntime(path, x, "y"))
+
+
+def test_reading_in_order_with_a_fixed_batch_is_a_change_of_shape(tmp_path: Path) -> None:
+    middle = [("Reshape", ["a", "flat"], ["f"], {}), ("Gather", ["f", "i"], ["m"], {})]
+    places = {"flat": [-1], "i": np.arange(8 * 16 * 16).reshape(1, 8, 16, 16)}
+    path = convolution(tmp_path / "r.onnx", *middle, last="m", constants=places, shape=[1, 3, 32, 32])
+    x, ours = features(opened(path))
+    close(ours, by_onnxruntime(path, x, "y"))
+    assert opened(path).frozen_because == ""
+    places["i"] = places["i"][:, ::-1].copy()  # another order is not one
+    path = convolution(tmp_path / "s.onnx", *middle, last="m", constants=places, shape=[1, 3, 32, 32])
+    x, ours = features(opened(path))
+    close(ours, by_onnxruntime(path, x, "y"))
+    assert "differs from onnxruntime" in opened(path).frozen_because
 
 
 def test_a_network_that_wants_channels_last(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ def loosen(graph: Graph) -> None:
     for node in graph.nodes:
         if node.op_type == "Reshape":
             _loosen_reshape(graph, node, first, second, bool(fixed))
-        elif node.op_type == "Gather" and node.input[1] in known:
-            _plain_gather(graph, node, first, second)
+        elif node.op_type == "Gather" and node.input[0] in first:
+            _plain_gather(graph, node, first, second, bool(fixed))
         elif node.op_type == "Expand" and fixed:
             _loosen_expand(graph, node, fixed)
     graph.batch = 0
@@ -95,13 +95,16 @@ def _loosen_expand(graph: Graph, node: NodeProto, fixed: int) -> None:
         node.input[1] = graph.constant(np.array([1, *target[1:]], np.int64), "shape")
 
 
-def _plain_gather(graph: Graph, node: NodeProto, first: dict[str, Array], second: dict[str, Array]) -> None:
+def _plain_gather(
+    graph: Graph, node: NodeProto, first: dict[str, Array], second: dict[str, Array], fixed: bool
+) -> None:
     """Reading a flat tensor from its first value to its last (torch's ``as_strided``) is a change of shape."""
     data, places = node.input
-    if places in graph.constants or first[data].ndim != 1:
+    if first[data].ndim != 1 or (places in graph.constants and not fixed):
         return
-    if all(np.array_equal(seen[places].ravel(), np.arange(len(seen[data]))) for seen in (first, second)):
-        target = np.array([-1, *first[places].shape[1:]], np.int64)
+    read = [graph.constants[places]] * 2 if places in graph.constants else [first[places], second[places]]
+    if all(np.array_equal(r.ravel(), np.arange(len(seen[data]))) for r, seen in zip(read, (first, second))):
+        target = np.array([-1, *read[0].shape[1:]], np.int64)
         reshape = helper.make_node("Reshape", [data, graph.constant(target, "shape")], node.output, node.name)
         node.CopyFrom(reshape)
 

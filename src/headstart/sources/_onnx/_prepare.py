@@ -199,7 +199,8 @@ def _check(network: nn.Module, truth: Frozen, graph: Graph, about: dict[str, Any
         with torch.inference_mode():
             gap = _difference(network(x), truth(x))
         if not gap <= TOLERANCE:
-            raise Stays(f"its converted form differs from onnxruntime by {gap:.1g} of the largest feature")
+            how = f"by {gap:.1g} of the largest feature" if math.isfinite(gap) else "in the shape of its features"
+            raise Stays(f"its converted form differs from onnxruntime {how}")
         about["differs_by"] = max(gap, about.get("differs_by", 0.0))
     if not about["trainable"]:
         raise Stays("it has no weights that could be trained")
