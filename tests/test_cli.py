@@ -22,7 +22,6 @@ from pictures import write_folders
 
 COMMANDS = (
     "fit", "predict", "explain", "evaluate", "sources", "rank", "inspect", "pretrain", "push", "pull", "cache",
-    "version",
 )  # fmt: skip
 
 
@@ -117,7 +116,7 @@ def test_fit_offers_what_the_function_takes(call: Any) -> None:
 def test_the_version(call: Any) -> None:
     import headstart
 
-    assert call("version").out.strip() == headstart.__version__
+    assert call("--version").out.strip() == headstart.__version__
 
 
 def test_an_unknown_option_is_a_usage_error(call: Any) -> None:
@@ -324,7 +323,7 @@ def test_ctrl_c_leaves_nothing_half_written(tiny: str, data: Path, tmp_path: Pat
     said = running.communicate(timeout=60)[1]
     assert running.returncode == 130
     assert "Traceback" not in said
-    assert said.splitlines()[-1].startswith("headstart: stopped; the same command goes on from here")
+    assert said.splitlines()[-1].startswith("headstart: stopped; the same command goes on from what was finished")
     assert not list(tmp_path.iterdir())
     again = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert again.returncode == 0, again.stderr

@@ -151,7 +151,7 @@ def test_the_same_seed_the_same_numbers(tiny: str) -> None:
 # ---------------------------------------------------------------- options
 
 
-@pytest.mark.parametrize(("cut", "name"), [(2, "extract from stage 2"), ("all", "extract from all depths")])
+@pytest.mark.parametrize(("cut", "name"), [(2, "extract, cut after stage 2"), ("all", "extract from all depths")])
 def test_extract_from_a_depth(tiny: str, cut: Any, name: str) -> None:
     model = run(*textures(18), source=tiny, cut=cut)
     assert model.evidence["chosen"] == name
@@ -159,7 +159,7 @@ def test_extract_from_a_depth(tiny: str, cut: Any, name: str) -> None:
 
 def test_partial_from_a_cut(tiny: str) -> None:
     model = run(*textures(15), source=tiny, strategy="partial", cut=2)
-    assert model.evidence["chosen"] == "partial from stage 3"
+    assert model.evidence["chosen"] == "partial, cut after stage 2"
     before = load_file(Path(tiny) / "model.safetensors")
     after = {n: t.numpy() for n, t in model._weights.items()}
     changed = {n for n, t in after.items() if not np.array_equal(t, before[n])}

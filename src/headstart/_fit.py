@@ -11,8 +11,8 @@ from headstart._budget import Budget, parse_budget
 from headstart._errors import OptionError
 from headstart._rank import rank_target
 from headstart._run import Run
-from headstart._runtime import say
-from headstart.deliver import Model
+from headstart._runtime import check_seed, say
+from headstart.deliver import Model, check_out
 from headstart.features import check_modality, extract
 from headstart.modalities import Modality
 from headstart.sources import Source, open_source
@@ -56,6 +56,7 @@ def fit(
     arguments; the result is the same for the same seed.
     """
     check_options(strategy, control, head, cut, views, out)
+    check_seed(seed)
     clock = Budget(parse_budget(budget))
     target = read(data, labels, label=label, group=group, groups=groups, test=test)
     ranking = rank_target(target, None, clock, seed=seed, allow_bad=allow_bad) if source == "auto" else None
@@ -102,16 +103,11 @@ def check_options(
         raise OptionError(f"no control is called {control!r}; choose one of {', '.join(CONTROLS)}")
     if head not in ("linear", "mlp"):
         raise OptionError(f"no head is called {head!r}; choose linear or mlp")
-    if isinstance(cut, str) and cut != "all":
+    if cut is not None and cut != "all" and (isinstance(cut, bool) or not isinstance(cut, int)):
         raise OptionError(f"--cut {cut} is no stage; it takes the number of a stage, or all")
     if cut is not None and strategy not in ("auto", "extract", *(() if cut == "all" else ("partial",))):
         raise OptionError(f"--cut {cut} does not go with --strategy {strategy}; leave one of them out")
     if views is not None and views < 1:
         raise OptionError(f"views is {views}; at least the picture itself is needed: 1 or more")
-    if (
-        out is not None
-        and Path(out).exists()
-        and not (Path(out) / "config.json").is_file()
-        and (not Path(out).is_dir() or any(Path(out).iterdir()))
-    ):
-        raise OptionError(f"{out} exists and is no model folder; it is left alone: choose another --out")
+    if out is not None:
+        check_out(Path(out))

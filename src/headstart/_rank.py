@@ -12,7 +12,7 @@ import numpy as np
 from headstart import adapt, judge
 from headstart._budget import Budget, parse_budget
 from headstart._errors import SourceError
-from headstart._runtime import compute_dtype, cores, device, half_the_cores, say
+from headstart._runtime import check_seed, compute_dtype, cores, device, half_the_cores, say
 from headstart.features import PLAIN, Features, check_modality, extract
 from headstart.modalities import Array
 from headstart.sources import Source, list_sources, open_source
@@ -126,6 +126,7 @@ def rank(
     inside the folds, at the network's output and from all depths. The quicker one wins unless a slower one is better
     by more than a standard error. Raises DataError, SourceError, OptionError.
     """
+    check_seed(seed)
     target = read(data, labels, label=label, group=group, groups=groups)
     return rank_target(target, sources, Budget(parse_budget(budget)), seed=seed, allow_bad=allow_bad, tell=True)
 

@@ -16,7 +16,7 @@ from headstart._budget import Budget
 from headstart._errors import OptionError
 from headstart._rank import Ranking
 from headstart._runtime import cache_dir, compute_dtype_name, cores, say, side_by_side
-from headstart.deliver import Model, describe
+from headstart.deliver import SEEN, Model, describe
 from headstart.features import DEPTHS, PLAIN, Features, extract
 from headstart.modalities import Array
 from headstart.sources import DEFAULT_LIBRARY, Source
@@ -178,7 +178,7 @@ class Run:
         seen = ~np.isnan(tried.logits[:, 0])
         accuracy = 100 * tried.right(self.target.labels)[seen].mean()
         say(
-            f"{tried.candidate.name}: {accuracy:.1f} % held out, {_span(tried.seconds)}"
+            f"{tried.candidate.name}: {accuracy:.1f} % right on held-out examples, {_span(tried.seconds)}"
             + (f" ({tried.note})" if tried.note else "")
         )
 
@@ -274,6 +274,7 @@ class Run:
             "folds": {"count": len(self.folds), "notes": list(self.folds.notes)},
             "confusion": _confusion(logits.argmax(axis=1), labels, self.job.n_classes),
             "audit": self.found.to_dict(),
+            "trained_on": "".join(d[:SEEN].hex() for d in self.pooled.digests if d),
         }
         weights = fitted.network if fitted.network is not None else self.source.backbone_file
         model = Model(config, fitted.head, weights, evidence, files=self.source.build_files)
@@ -359,4 +360,4 @@ def _versions() -> dict[str, str]:
 
 
 def _span(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"

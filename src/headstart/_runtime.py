@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart._errors import HeadstartError
+from headstart._errors import DataError, HeadstartError, OptionError
 
 if TYPE_CHECKING:
     import torch
@@ -188,18 +188,55 @@ def cache_dir() -> Path:
 @contextmanager
 def plain_disk_errors(place: Path) -> Iterator[None]:
     """A full disk or a read-only place becomes one clear line."""
+    from safetensors import SafetensorError
+
     try:
         yield
+    except SafetensorError as error:
+        if "os error 28" in str(error) or "No space left" in str(error):
+            raise _disk_full(place) from error
+        raise
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else error.errno == errno.ENOSPC
         if full:
-            raise HeadstartError(
-                f"the disk is full: {place} could not be written; free some space "
-                "(`headstart cache --clear` empties the feature cache) and run the same command again"
-            ) from error
+            raise _disk_full(place) from error
         if isinstance(error, PermissionError):
             raise HeadstartError(f"{place} cannot be written (permission denied); choose another folder") from error
         raise
+
+
+def _disk_full(place: Path) -> HeadstartError:
+    return HeadstartError(
+        f"the disk is full: {place} could not be written; free some space "
+        "(`headstart cache --clear` empties the feature cache) and run the same command again"
+    )
+
+
+@contextmanager
+def plain_read_errors(place: Path) -> Iterator[None]:
+    """A folder that may not be read becomes one clear line."""
+    try:
+        yield
+    except PermissionError as error:
+        where = error.filename or place
+        raise DataError(f"{where} cannot be read (permission denied); check that it is yours to read") from error
+
+
+def check_seed(seed: object) -> None:
+    """Raises OptionError unless ``seed`` is a whole number of at least 0."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise OptionError(f"the seed is {seed!r}; it takes a whole number from 0 on")
+
+
+def check_writable(folder: Path) -> None:
+    """Raises HeadstartError if ``folder`` cannot be made: before hours of work, not after."""
+    parent = next(p for p in (folder.absolute().parent, *folder.absolute().parents) if p.exists())
+    try:
+        Path(tempfile.mkdtemp(prefix=".headstart.", dir=parent)).rmdir()
+    except OSError as error:
+        raise HeadstartError(
+            f"{folder} cannot be written: {parent} takes no new folder ({error.strerror}); choose another place"
+        ) from error
 
 
 @contextmanager

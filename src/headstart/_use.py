@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from headstart._errors import DataError
+from headstart._runtime import say
 from headstart.deliver import Model, load
 from headstart.judge import calibration_error, score
 from headstart.modalities import Array, Example
-from headstart.targets import PASSED_OVER, read
+from headstart.targets import PASSED_OVER, read, stop_if_too_many
 
 BATCH = 256  # examples whose predictions are held at a time
 
@@ -27,14 +28,21 @@ def evaluate(
     *,
     label: str | None = None,
     group: str | None = None,
+    allow_bad: bool = False,
 ) -> dict[str, Any]:
-    """Score a model on labelled ``data`` (whatever ``fit`` reads): accuracy, balanced accuracy, AUROC and log-loss with
-    95 % intervals over groups, calibration error, and what could not be read. Classes are matched by name.
+    """Score a model on labelled ``data`` (whatever ``fit`` reads; of a folder with a test part, that part): accuracy,
+    balanced accuracy, AUROC and log-loss with 95 % intervals over groups, calibration error, and what could not be
+    read. Classes are matched by name. Examples that the model was trained on are left out and counted in
+    ``trained_on``; if there are no others they are scored all the same, and ``warning`` says what that is worth.
 
-    Raises DataError for classes that the model does not know, ModelError for a damaged model.
+    Raises DataError for classes that the model does not know and where more than a tenth cannot be read (unless
+    ``allow_bad``), ModelError for a damaged model.
     """
     model = model if isinstance(model, Model) else load(model)
-    target = read(data, labels, label=label, group=group)
+    target = read(data, labels, label=label, group=group, fewest=1)
+    if target.test is not None:
+        say(f"{target.name} has a test part: that is scored, its training part is not looked at")
+        target = target.test
     known = {name: i for i, name in enumerate(model.classes_)}
     unknown = [c for c in target.classes if c not in known]
     if unknown:
@@ -43,16 +51,35 @@ def evaluate(
         )
     truth = np.array([known[target.classes[i]] for i in target.labels])
     probabilities, problems = model.probabilities(target.examples)
-    rows = np.array([i for i in range(len(target)) if i not in problems], np.int64)
-    if not len(rows):
+    stop_if_too_many(target, problems, allow_bad=allow_bad)
+    readable = np.array([i for i in range(len(target)) if i not in problems], np.int64)
+    if not len(readable):
         raise DataError(f"nothing in {target.name} can be read")
+    old = np.array([model.was_trained_on(target.examples[i]) for i in readable])
+    rows = readable if old.all() else readable[~old]
+    warning = _warning(model, int(old.sum()), len(readable))
+    if warning:
+        say(warning)
     claimed = {name: reason for name, reason in target.skipped.items() if not reason.startswith(PASSED_OVER)}
     found = score(probabilities[rows], truth[rows], target.group_codes()[rows])
     return {
+        **({"warning": warning} if warning else {}),
         **found.to_dict(),
+        "trained_on": int(old.sum()),
         "calibration_error": calibration_error(probabilities[rows], truth[rows]),
         "unreadable": {target.examples[i].name: reason for i, reason in problems.items()} | claimed,
     }
+
+
+def _warning(model: Model, old: int, n: int) -> str:
+    """What to say of examples that the model was trained on."""
+    if old < n:
+        return f"{old} of {n} examples were trained on and are left out of the score" if old else ""
+    score = model.evidence["score"]["accuracy"]
+    return (
+        f"the model was trained on all of these {n} examples: this shows what it remembers, not what it can do; its "
+        f"honest score is {100 * score['value']:.1f} % ({100 * score['low']:.1f}–{100 * score['high']:.1f})"
+    )
 
 
 def predictions(model: Model, examples: Iterable[Example]) -> Iterator[tuple[str, Array | None, str]]:

@@ -6,7 +6,7 @@ import io
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,6 @@ from headstart._errors import HeadstartError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-    help="A head start for small labelled data sets: transfer learning that measures, and says if it was worth it.",
 )  # fmt: skip
 
 Label = Annotated[str | None, typer.Option(help="Column of the labels, for tables.")]
@@ -36,7 +35,7 @@ def fit(
     label: Label = None,
     group: Group = None,
     test: Annotated[str | None, typer.Option(help="Examples kept aside, scored once.")] = None,
-    budget: Annotated[str, typer.Option(help="Time for trying things: 90s, 2m, 1h.")] = "5m",
+    budget: Annotated[str, typer.Option(help="Time within which things are begun: 90s, 2m, 1h.")] = "5m",
     views: Annotated[int | None, typer.Option(help="Variations per example when a part of the network trains.")] = None,
     control: Annotated[str, typer.Option(help="From-scratch control: auto, scratch (always) or none.")] = "auto",
     seed: Seed = 0,
@@ -76,15 +75,25 @@ def predict(
 
 
 def _examples(files: list[str]) -> Iterator[Any]:
+    from headstart._errors import DataError
+    from headstart._runtime import say
     from headstart.modalities import Example
     from headstart.targets import read_examples
 
-    names = (n for f in files for n in ((line.strip("\r\n") for line in sys.stdin) if f == "-" else [f]))
+    names = (n for f in files for n in (_lines(sys.stdin) if f == "-" else [f]))
     for name in filter(str.strip, names):  # an empty name would be this folder
-        if Path(name).exists() or any(c in name for c in "*?["):
-            yield from read_examples(name)
-        else:
-            yield Example(name, Path(name))  # its row will say that it cannot be read
+        try:
+            found = read_examples(name) if Path(name).exists() or any(c in name for c in "*?[") else []
+        except DataError as error:
+            say(str(error))
+            found = []
+        yield from found or [Example(name, Path(name))]  # its row will say that it cannot be read
+
+
+def _lines(stream: Iterable[str]) -> Iterator[str]:
+    """Names from a stream: one a line, or ended by null characters as ``find -print0`` writes them."""
+    for line in stream:
+        yield from (name.strip("\r\n") for name in line.split("\0"))
 
 
 @app.command()
@@ -114,11 +123,13 @@ def evaluate(
     data: Annotated[str, typer.Argument(help="Labelled data, as for fit.")],
     label: Label = None,
     group: Group = None,
+    allow_bad: AllowBad = False,
 ) -> None:
-    """Score MODEL on labelled DATA; prints JSON."""
+    """Score MODEL on labelled DATA that it has not seen; prints JSON."""
     from headstart._use import evaluate as run
 
-    print(json.dumps(run(model, data, label=label, group=group), indent=1, ensure_ascii=False))
+    found = run(model, data, label=label, group=group, allow_bad=allow_bad)
+    print(json.dumps(found, indent=1, ensure_ascii=False))
 
 
 @app.command()
@@ -176,11 +187,14 @@ def rank(
 @app.command()
 def inspect(name: Annotated[str, typer.Argument(help="Model folder or source.")]) -> None:
     """Show what a MODEL or a SOURCE is; prints JSON."""
-    if (Path(name) / "evidence.json").is_file():
+    from headstart.deliver import is_model
+
+    if is_model(Path(name)):
         from headstart.deliver import load
 
         model = load(name)
-        shown: dict[str, Any] = {"config": model.config, "evidence": model.evidence}
+        evidence = {key: value for key, value in model.evidence.items() if key != "trained_on"}
+        shown: dict[str, Any] = {"config": model.config, "evidence": evidence}
     else:
         from headstart.sources import open_source
 
@@ -266,9 +280,7 @@ def cache(
         return
     entries = usage()
     total = sum(size for _, size, _ in entries)
-    print(
-        f"{cache_dir()}: {len(entries)} sets of features, {total / 1e6:.1f} MB of at most {size_limit() / 1e9:.0f} GB"
-    )
+    print(f"{cache_dir()}: {len(entries)} sets of features, {total / 1e6:.1f} MB of at most {size_limit() / 1e9:g} GB")
 
 
 @app.command()
@@ -286,12 +298,21 @@ def demo(
     demo_digits(out, seed=seed)
 
 
-@app.command()
-def version() -> None:
-    """Print the version."""
-    from headstart import __version__
+def _version(wanted: bool) -> None:
+    if wanted:
+        from headstart import __version__
 
-    print(__version__)
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A head start for small labelled data sets: transfer learning that measures, and says if it was worth it."""
 
 
 class _Interrupted(BaseException):
@@ -314,7 +335,7 @@ def main() -> None:
         print(f"headstart: {error}", file=sys.stderr)
         sys.exit(1)
     except (_Interrupted, KeyboardInterrupt):
-        print("headstart: stopped; the same command goes on from here", file=sys.stderr)
+        print("headstart: stopped; the same command goes on from what was finished", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()

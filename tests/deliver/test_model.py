@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from headstart._errors import DataError, HeadstartError, ModelError
 from headstart._fit import fit
 from headstart._runtime import quiet
-from headstart.deliver import Model, load
+from headstart.deliver import Model, check_out, load
 from pictures import textures, write_folders
 
 PICTURES, LABELS = textures(24)
@@ -352,3 +353,19 @@ def test_evidence_is_not_needed_to_predict(folder: Path) -> None:
     (folder / "README.md").unlink()
     (folder / "report.html").unlink()
     assert len(load(folder).predict(FRESH)) == len(FRESH)
+
+
+def test_what_lies_beside_a_model_is_not_destroyed(extracted: Model, tmp_path: Path) -> None:
+    extracted.save(tmp_path / "m")
+    extracted.save(tmp_path / "m")
+    (tmp_path / "m" / "notes.txt").write_text("mine")
+    with pytest.raises(ModelError, match=r"holds 'notes.txt' beside a model; it is left alone"):
+        extracted.save(tmp_path / "m")
+    assert (tmp_path / "m" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_place_that_takes_nothing_is_known_before_the_work(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(HeadstartError, match="cannot be written"):
+        check_out(tmp_path / "m")

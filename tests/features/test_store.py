@@ -190,9 +190,12 @@ def test_pruning_goes_by_last_use_and_stops_at_the_limit() -> None:
 
 def test_pruning_spares_what_is_in_use() -> None:
     used("abc")
-    keep = Rows({"name": "a"}).folder
-    prune(0, keep=[keep])
+    keep = Rows({"name": "a"})
+    prune(0)
     assert left("abc") == "a"
+    del keep
+    prune(0)
+    assert left("abc") == ""
 
 
 def test_the_limit_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,3 +175,13 @@ def test_calibration_error() -> None:
     boasting = np.tile([0.99, 0.01], (1000, 1))
     assert calibration_error(boasting, (np.arange(1000) % 2)) == pytest.approx(0.49)
     assert calibration_error(p[:1], np.array([0])) == pytest.approx(1 - sure[0])
+
+
+def test_an_interval_holds_its_estimate() -> None:
+    """Many classes of one or two examples: a resample sees fewer classes, which moves the balanced accuracy."""
+    random = np.random.default_rng(0)
+    labels = np.arange(60) % 43
+    probabilities = random.dirichlet(np.ones(43), 60)
+    found = score(probabilities, labels, np.arange(60))
+    for estimate in (found.accuracy, found.balanced_accuracy, found.log_loss):
+        assert estimate.low <= estimate.value <= estimate.high

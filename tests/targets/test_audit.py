@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from headstart._errors import DataError
 from headstart.modalities import digest
 from headstart.targets import audit, overlap, read
 from headstart.targets._blocks import merge
+from pictures import textures, write_folders
 
 
 def pictures(n, seed=0):
@@ -169,3 +171,28 @@ def test_real_xrays(kit):
     assert len(found.exact) + len(found.near) < 10
     assert found.groups is not None
     assert found.blocks.max() + 1 <= found.groups
+
+
+def test_bad_rows_of_one_name_are_counted_one_by_one(tmp_path: Path) -> None:
+    root = write_folders(tmp_path / "data", 16)
+    rows = [f"{p.relative_to(root)},{p.parent.name}" for p in sorted(root.rglob("*.png"))] + ["gone.png,down"] * 4
+    (root / "list.csv").write_text("file_name,label\n" + "\n".join(rows))
+    target = read(root / "list.csv")
+    with pytest.raises(DataError, match="4 of 20 examples"):
+        audit(target, [None] * 16, {}, None)
+
+
+def test_groups_that_are_the_classes_are_refused() -> None:
+    pictures, labels = textures(8)
+    target = read(pictures, labels, groups=labels)
+    with pytest.raises(DataError, match="the groups of the list are its classes"):
+        audit(target, [None] * 8, {}, None)
+
+
+def test_likely_slips_are_noted() -> None:
+    pictures, labels = textures(8, classes=4)
+    names = {"across": "Ant", "down": "ant", "rings": "bee", "steep": "cat"}
+    target = read(pictures, [names[label] for label in labels], groups=["p1", "p2", "", "p3", "p4", "p1", "p2", ""])
+    _, found = audit(target, [None] * 8, {}, None)
+    assert "Ant and ant are taken as different classes" in found.lines()
+    assert "2 examples name no group: each counts as one of its own" in found.lines()

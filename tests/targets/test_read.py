@@ -291,7 +291,7 @@ def metadata(text, encoding="utf-8"):
         (metadata("file_name,a,b\n1.png,1,2\n"), r"no column called label.*its columns: file_name, a, b"),
         (metadata("a,label\nx,1\ny,2\n"), r"no column of files"),
         (metadata("file_name,label,label\n1.png,1,2\n"), r"names a column twice"),
-        (metadata("file_name,label\n1.png,a,b\n"), r"3 cells in row 1 but 2 columns"),
+        (metadata("file_name,label\n1.png,a,b\n"), r"3 cells in line 2 but 2 columns"),
         (metadata("file_name,label\n1.png,\u00e9t\u00e9\n", "latin-1"), r"not UTF-8 \(line 2\)"),
         (metadata("file_name,label\n1.png,a\n", "utf-16"), r"not UTF-8"),
         (metadata('file_name,label\n"1.png,a\n'), r"cannot be read as a table"),

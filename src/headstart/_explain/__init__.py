@@ -122,7 +122,7 @@ def explain(
     examples are in ``unreadable``.
     """
     if importlib.util.find_spec("captum") is None:
-        raise OptionError("explain needs the library captum: pip install 'headstart[explain]'")
+        raise OptionError("explain needs the library captum: `pip install captum`")
     model = model if isinstance(model, Model) else load(model)
     column = _column(model, class_name)
     examples = read_examples(items)

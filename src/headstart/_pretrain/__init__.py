@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstart._budget import parse_budget
 from headstart._errors import OptionError
-from headstart._runtime import atomic_folder, compute_dtype, plain_disk_errors, say
+from headstart._runtime import atomic_folder, check_seed, compute_dtype, plain_disk_errors, say
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +67,9 @@ def pretrain(
     out, dtype = Path(out), _dtype(precision)
     seconds = None if budget is None else parse_budget(budget)
     _check_out(out)
+    check_seed(seed)
+    if epochs is not None and not epochs > 0:
+        raise OptionError(f"epochs is {epochs}; training takes more than none")
     _augment.check_kind(augment)
     _prepare.check_architecture(architecture)
     target = _prepare.read_target(data, label)

@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 def summary(model: Model) -> list[str]:
     """What came out, for the terminal."""
     evidence, config = model.evidence, model.config
+    how = "each example judged by a model, and a choice of model, that had not seen it"
+    start = "with the architecture of" if config["strategy"] == "scratch" else "from"
     lines = [
-        f"chosen: {evidence['chosen']}, from {config['source']}",
-        f"honest score (each example predicted by a model that had not seen it): {_score(evidence['score'])}",
+        f"chosen: {evidence['chosen']}, {start} {config['source']}",
+        f"honest score ({how}): {_score(evidence['score'])}",
     ]
     lines += [f"note: {note}" for note in evidence["folds"]["notes"]]
     if "test" in evidence:
         lines.append(f"test part, touched once: {_score(evidence['test']['score'])}")
     lines.append(f"verdict: {evidence['verdict']['headline']}")
-    return lines
+    return lines + [f"not compared with {name}: {why}" for name, why in evidence["verdict"]["missing"].items()]
 
 
 def describe(model: Model, verdict: Sequence[str], name: str | None = None) -> None:

@@ -8,18 +8,19 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headstart._errors import BadExample, DataError, ModelError, SourceError
-from headstart._runtime import atomic_folder
+from headstart._runtime import atomic_folder, check_writable
 from headstart.adapt import Head
 from headstart.deliver._describe import summary
 from headstart.features import in_parallel
 from headstart.judge import softmax
-from headstart.modalities import Array, Example, modality
+from headstart.modalities import Array, Example, digest, modality
 from headstart.targets import read_examples
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ NOT_A_NETWORK = (RuntimeError, KeyError, ValueError, TypeError, AttributeError, 
 WEIGHTS, CONFIG, EVIDENCE = "model.safetensors", "config.json", "evidence.json"
 PAGES = ("README.md", "report.html")
 OURS = (WEIGHTS, CONFIG, EVIDENCE, *PAGES)
+BESIDE = ("pulled.json", "LICENSE")
+"""What a fetched model has besides."""
+SEEN = 8
+"""Bytes of an example's digest by which the model knows it again."""
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,80}")
 
 
@@ -117,6 +122,15 @@ class Model:
             in_parallel(range(len(examples)), work, what="predicting")
         return out, problems
 
+    def was_trained_on(self, example: Example) -> bool:
+        """Whether the model learnt from an example of this very content. Raises BadExample if it cannot be read."""
+        return digest(example.raw())[:SEEN].hex() in self._seen
+
+    @cached_property
+    def _seen(self) -> frozenset[str]:
+        text, step = str(self.evidence.get("trained_on", "")), 2 * SEEN
+        return frozenset(text[i : i + step] for i in range(0, len(text), step))
+
     def backbone(self) -> Backbone:
         """The network (torch), built at first use."""
         if self._backbone is None:
@@ -182,8 +196,7 @@ class Model:
         from safetensors.numpy import save_file
 
         final = Path(folder)
-        if final.exists() and not (final / CONFIG).is_file() and (not final.is_dir() or any(final.iterdir())):
-            raise ModelError(f"{final} exists and is no model folder; it is left alone: choose another --out")
+        check_out(final)
         if isinstance(self._weights, Mapping):
             arrays = {
                 n: t.detach().cpu().float().numpy() if t.is_floating_point() else t.numpy()
@@ -222,6 +235,32 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<headstart.Model {self.config['source']} · {self.config['strategy']} · {len(self.classes_)} classes>"
+
+
+def check_out(folder: Path) -> None:
+    """Raises ModelError where saving would destroy what fit did not write, HeadstartError where it cannot write."""
+    if not folder.exists() and not folder.is_symlink():
+        return check_writable(folder)
+    if not folder.is_dir() or (any(folder.iterdir()) and not is_model(folder)):
+        raise ModelError(f"{folder} exists and is no model folder; it is left alone: choose another --out")
+    if not any(folder.iterdir()):
+        return check_writable(folder)
+    known = {*OURS, *BESIDE, *map(str, _read_json(folder / CONFIG).get("files", []))}
+    others = sorted(p.name for p in folder.iterdir() if p.name not in known)
+    if others:
+        raise ModelError(
+            f"{folder} holds {others[0]!r}{' and more' if len(others) > 1 else ''} beside a model; it is left alone: "
+            "move that away or choose another --out"
+        )
+    check_writable(folder)
+
+
+def is_model(folder: Path) -> bool:
+    """Whether ``folder`` is a model's, be it damaged, and not a source's or anything else."""
+    try:
+        return "head" in _read_json(folder / CONFIG)
+    except ModelError:
+        return False
 
 
 def load(folder: str | Path) -> Model:

@@ -92,7 +92,7 @@ def extract(
         with _network(source, kind) as run:
             job = _Job(modality, source, examples, features, run)
             in_parallel(missing, job.work, what=what)
-        prune(keep=[rows.folder for rows in (*stores, plain)])
+        prune()
     return features
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ DIGEST = 32
 DEFAULT_LIMIT = 20 * 10**9  # bytes
 
 
+_open: weakref.WeakSet[Rows] = weakref.WeakSet()
+
+
 class Rows:
     """Rows of one kind of feature, by example digest."""
 
@@ -37,6 +41,7 @@ class Rows:
         self._position: dict[bytes, int] = {}
         self._read = 0
         self.refresh()
+        _open.add(self)
 
     def refresh(self) -> None:
         """Take notice of what other runs have added, or deleted. A row counts if both its files hold it whole."""
@@ -165,10 +170,11 @@ def usage() -> list[tuple[Path, int, float]]:
     return sorted(found, key=lambda entry: entry[2])
 
 
-def prune(limit: int | None = None, keep: Sequence[Path] = ()) -> int:
-    """Delete the least recently used features until the cache fits ``limit`` bytes; returns bytes freed."""
+def prune(limit: int | None = None) -> int:
+    """Delete the least recently used features until the cache fits ``limit`` bytes, but none that this process still
+    holds open; returns bytes freed."""
     limit = size_limit() if limit is None else limit
-    entries = usage()
+    entries, keep = usage(), {rows.folder for rows in _open}
     freed = 0
     excess = sum(size for _, size, _ in entries) - limit
     for folder, size, _ in entries:

@@ -37,8 +37,8 @@ class Example:
             return self.content
         try:
             return self.content.read_bytes()
-        except OSError as error:
-            raise BadExample(f"cannot be read ({error.strerror or error})") from error
+        except (OSError, ValueError) as error:  # ValueError: a null character in the name
+            raise BadExample(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
 def digest(raw: bytes | Array) -> bytes:

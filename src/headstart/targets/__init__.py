@@ -1,6 +1,6 @@
 """The user's task: reading it, auditing it, dividing it."""
 
-from headstart.targets._audit import Audit, audit
+from headstart.targets._audit import Audit, audit, stop_if_too_many
 from headstart.targets._found import PASSED_OVER
 from headstart.targets._overlap import Overlap, overlap
 from headstart.targets._read import read, read_examples
@@ -19,4 +19,5 @@ __all__ = [
     "read",
     "read_examples",
     "split",
+    "stop_if_too_many",
 ]

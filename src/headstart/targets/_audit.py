@@ -97,6 +97,7 @@ def audit(
     stop_if_too_many(target, problems, allow_bad=allow_bad)
     rows = np.array([row for row in range(len(target)) if row not in problems], np.int64)
     kept, dropped = _without_empty_classes(target, target.take(rows))
+    _check_groups(kept)
     exact = equal_content([digests[row] for row in rows])
     near = target.modality.near_duplicates(plain[rows]) if plain is not None else []
     near = [pair for pair in near if not _same_content(digests, rows, pair)]
@@ -112,7 +113,7 @@ def audit(
         unreadable=unreadable,
         passed_over=passed_over,
         dropped=dropped,
-        notes=kept.notes,
+        notes=(*kept.notes, *_alike(kept.classes, kept.groups)),
         rows=rows,
         blocks=merge(len(kept), equal_groups(kept.groups), exact, near),
     )
@@ -138,6 +139,32 @@ def stop_if_too_many(target: Target, problems: Mapping[int, str], *, allow_bad: 
         f"{bad} of {total} examples in {_shown(target.name)} cannot be used ({some}{' …' if bad > 3 else ''}); "
         "repair or remove them, or go on without them with --allow-bad (allow_bad=True)"
     )
+
+
+def _check_groups(target: Target) -> None:
+    """Raises DataError where every class is one group: then no class could be learnt when its group is held out."""
+    if target.groups is None or "" in target.groups:
+        return
+    pairs = {(group, label) for group, label in zip(target.groups, target.labels)}
+    if len(pairs) == len({group for group, _ in pairs}) == len({label for _, label in pairs}) < len(target):
+        raise DataError(
+            f"the groups of {_shown(target.name)} are its classes: with a group held out nothing of its class is left "
+            "to learn from; name another column as --group, or leave it out"
+        )
+
+
+def _alike(classes: Sequence[str], groups: Array | None) -> list[str]:
+    """Notes on what may be a slip: classes that differ by case alone, examples without a group."""
+    notes = []
+    folded: dict[str, list[str]] = {}
+    for name in classes:
+        folded.setdefault(name.casefold(), []).append(name)
+    for names in folded.values():
+        if len(names) > 1:
+            notes.append(f"{' and '.join(names)} are taken as different classes")
+    if groups is not None and (none := int((groups == "").sum())):
+        notes.append(f"{none} examples name no group: each counts as one of its own")
+    return notes
 
 
 def _without_empty_classes(target: Target, kept: Target) -> tuple[Target, tuple[str, ...]]:

@@ -50,11 +50,12 @@ def _joined(part: str, test: str) -> str:
 def _read_part(folder: Path, root: Path, columns: Columns) -> Found:
     if (folder / METADATA).is_file():
         return _read_metadata(folder, columns, root)
-    if columns.group is not None:
-        raise OptionError(
-            f"there is no column {columns.group!r}: {folder} has no {METADATA}; "
-            f"add one with file_name,label,{columns.group}, or leave the group out"
-        )
+    for what, column in (("group", columns.group), ("label", columns.label)):
+        if column is not None:
+            raise OptionError(
+                f"there is no column {column!r}: {folder} has no {METADATA}; "
+                f"add one with file_name, label and group, or leave the {what} out"
+            )
     return _read_classes(folder, root)
 
 

@@ -68,10 +68,15 @@ def known_suffixes() -> frozenset[str]:
 def files_below(folder: Path) -> list[Path]:
     """Every file below ``folder`` but hidden ones, sorted. Links to folders are not followed (they may loop)."""
     found = []
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, onerror=_raise):
         folders[:] = sorted(name for name in folders if not ignored(name))
         found += [Path(place, name) for name in files if not ignored(name)]
     return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise error
 
 
 def contained(root: Path, value: str, table: Path) -> Path:

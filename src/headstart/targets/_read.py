@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from headstart._errors import DataError, OptionError
+from headstart._runtime import plain_read_errors, say
 from headstart.modalities import Array, Example, Modality
 from headstart.targets._folders import read_folder
 from headstart.targets._found import (
@@ -33,8 +34,9 @@ def read(
     group: str | None = None,
     groups: Sequence[Any] | None = None,
     test: Any = None,
+    fewest: int = 2,
 ) -> Target:
-    """The labelled examples in ``data``.
+    """The labelled examples in ``data``, of at least ``fewest`` classes.
 
     ``data`` is a folder with one folder per class (``train/`` and ``test/`` or ``val/`` may lie above them), a
     folder with ``metadata.csv`` (``file_name,label[,group]``), a CSV, TSV or Parquet table with a column of
@@ -54,7 +56,7 @@ def read(
         if found.test is not None:
             found.notes.append(f"the test part inside {name} is not used: another one was given")
         found.test = _find_test(test, columns)
-    _check(found, name)
+    _check(found, name, fewest)
     modality = find_modality(found.examples, name)
     return _target(found, sort_classes(found.labels), modality, name)
 
@@ -79,9 +81,13 @@ def _expanded(text: str) -> list[Path]:
     path = Path(text)
     if path.is_dir():
         suffixes = known_suffixes()
-        inside = [file for file in files_below(path) if file.suffix.lower() in suffixes]
+        below = files_below(path)
+        inside = [file for file in below if file.suffix.lower() in suffixes]
         if not inside:
             raise DataError(f"{path} holds no files of a known type; give another folder, or files one by one")
+        if len(inside) < len(below):
+            other = next(file.name for file in below if file.suffix.lower() not in suffixes)
+            say(f"{path}: {len(below) - len(inside)} files of no known type are passed over (such as {other})")
         return inside
     if path.exists():
         return [path]
@@ -104,7 +110,8 @@ def _find(data: Any, labels: Any, groups: Any, columns: Columns) -> tuple[Found,
         raise OptionError(f"{data} brings its own labels; give labels and groups= only together with a list")
     path = Path(data)
     if path.is_dir():
-        return read_folder(path, columns), path.resolve().name
+        with plain_read_errors(path):
+            return read_folder(path, columns), path.resolve().name
     if path.suffix.lower() in TABLES and path.exists():
         return read_table(path, columns), path.stem
     if path.exists():
@@ -117,9 +124,10 @@ def _find_test(test: Any, columns: Columns) -> Found:
     try:
         found, name = _find(data, labels, None, columns)
     except OptionError:
-        if columns.group is None or not isinstance(data, (str, os.PathLike)):
+        if columns == Columns() or not isinstance(data, (str, os.PathLike)):
             raise
-        found, name = _find(data, labels, None, Columns(columns.label))  # groups matter in training only
+        folder = Path(data).is_dir()  # groups matter in training only, and a folder per class has no columns
+        found, name = _find(data, labels, None, Columns(None if folder else columns.label))
     if found.test is not None:
         raise DataError(f"{name} itself has a training and a test part; give the folder of the test part alone")
     if not found.examples:
@@ -164,11 +172,14 @@ def _as_array(item: Any) -> Array:
 # ---------------------------------------------------------------- the target
 
 
-def _check(found: Found, name: str) -> None:
+def _check(found: Found, name: str, fewest: int) -> None:
     if not found.examples:
         first = next((f" (for example {k}: {why})" for k, why in found.skipped.items()), "")
-        raise DataError(f"{name} holds no labelled examples{first}; add some, one folder per class")
-    if len(set(found.labels)) < 2:
+        raise DataError(
+            f"{name} holds no labelled examples{first}; one folder per class is needed, or a table whose paths are "
+            "relative to its own folder"
+        )
+    if len(set(found.labels)) < fewest:
         raise DataError(
             f"{name} has one class only ({found.labels[0]!r}); there is nothing to tell apart: add examples of another"
         )

@@ -61,7 +61,8 @@ def _add_row(found: Found, table: Path, root: Path, number: int, cell: Any, labe
         name = file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
         example = Example(name, file)
         if not file.is_file():
-            found.skipped[name] = f"named in {table.name} but not there"
+            where = f"{name} ({row})" if name in found.skipped else name
+            found.skipped[where] = f"named in {table.name} but not there"
             return
     if label:
         found.add(example, label, group)
@@ -111,7 +112,7 @@ def _label_column(path: Path, table: Table, columns: Columns, taken: set[str | N
     if len(rest) == 1:
         found.notes.append(f"column {rest[0]!r} of {path.name} is taken as the labels")
         return rest[0]
-    raise DataError(f"{path} has no column called label ({_listed(table)}); say which one it is with label=")
+    raise DataError(f"{path} has no column called label ({_listed(table)}); say which one it is with --label (label=)")
 
 
 def _named(path: Path, table: Table, column: str, what: str) -> str:
@@ -134,10 +135,10 @@ def _read_csv(path: Path) -> Table:
         raise DataError(f"{path} is empty; its first row must name the columns, such as file_name,label")
     if len(set(header)) < len(header):
         raise DataError(f"{path} names a column twice ({', '.join(header)}); rename one of them")
-    for number, row in enumerate(rows[1:], start=1):
+    for number, row in enumerate(rows[1:], start=2):
         if len(row) > len(header):
             raise DataError(
-                f"{path} has {len(row)} cells in row {number} but {len(header)} columns; "
+                f"{path} has {len(row)} cells in line {number} but {len(header)} columns; "
                 "put cells that contain the separator in quotes"
             )
     body = [row + [""] * (len(header) - len(row)) for row in rows[1:] if any(cell.strip() for cell in row)]

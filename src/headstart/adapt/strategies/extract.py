@@ -36,7 +36,8 @@ class _Probe:
 
     @property
     def name(self) -> str:
-        where = "" if self.depth is None else " from all depths" if self.depth == "all" else f" from stage {self.depth}"
+        cut = f", cut after stage {self.depth}"
+        where = "" if self.depth is None else " from all depths" if self.depth == "all" else cut
         return f"extract{where}" + (" (mlp head)" if self.head == "mlp" else "")
 
     def seconds(self, job: Job, n_fits: int) -> float:

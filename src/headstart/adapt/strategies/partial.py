@@ -20,7 +20,7 @@ class Partial:
         cut = job.cut if isinstance(job.cut, int) else max(1, math.floor(0.8 * n))
         if job.cut is not None and not 1 <= cut <= n:
             raise OptionError(f"--cut {job.cut} does not exist: {job.source.name} can be cut after stage 1 to {n}")
-        return [retrain("partial", f"partial from stage {cut + 1}", cut=cut)] if n else []
+        return [retrain("partial", f"partial, cut after stage {cut}", cut=cut)] if n else []
 
 
 STRATEGY = Partial()

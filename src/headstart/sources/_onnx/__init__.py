@@ -15,5 +15,5 @@ def require() -> None:
     missing = [name for name in ("onnx", "onnxruntime", "onnx2torch") if importlib.util.find_spec(name) is None]
     if missing:
         raise SourceError(
-            f"ONNX files need the packages {', '.join(missing)}; `pip install 'headstart[onnx]'` brings them"
+            f"ONNX files need the packages {', '.join(missing)}; `pip install {' '.join(missing)}` brings them"
         )
