@@ -18,6 +18,12 @@ def catalogue() -> Mapping[str, Mapping[str, Any]]:
     return {entry["name"]: entry for entry in entries}
 
 
+def known_of(name: str) -> dict[str, Any]:
+    """What the catalogue knows of a network for its card: what and how much it was trained on."""
+    entry = catalogue().get(name, {})
+    return {key: entry[key] for key in ("trained_on", "examples") if key in entry}
+
+
 def listed(entry: Mapping[str, Any], where: str | None) -> dict[str, Any]:
     """An entry as it is shown; ``where`` is the place of its weights, None if they are not at hand."""
     shown = ("name", "modality", "architecture", "parameters", "input", "trained_on", "examples", "licence", "about")

@@ -178,8 +178,19 @@ def _read_parquet(path: Path) -> Table:
     columns: dict[str, Sequence[Any]] = {name: table.column(name).to_pylist() for name in table.column_names}
     for name, classes in _class_names(table.schema.metadata or {}).items():
         if name in columns:
-            columns[name] = [classes[i] if isinstance(i, int) and 0 <= i < len(classes) else i for i in columns[name]]
+            columns[name] = [_class_name(path, row, i, classes) for row, i in enumerate(columns[name], start=1)]
     return columns
+
+
+def _class_name(path: Path, row: int, value: Any, classes: Sequence[str]) -> Any:
+    if not isinstance(value, int) or value == -1:  # -1 is how the hub's ``datasets`` says "not labelled"
+        return None if value == -1 else value
+    if not 0 <= value < len(classes):
+        raise DataError(
+            f"{path}: row {row} has the label {value}, but its description names {len(classes)} classes (0 to "
+            f"{len(classes) - 1}); correct the labels or the table's description"
+        )
+    return classes[value]
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:

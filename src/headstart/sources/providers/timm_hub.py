@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from headstart._errors import SourceError
-from headstart._runtime import say
-from headstart.sources._catalogue import catalogue, listed
+from headstart.sources._catalogue import catalogue, known_of, listed
 from headstart.sources._source import Source
+from headstart.sources.providers._hub import cached, fetch, repositories
 from headstart.sources.providers.folder import preprocessing_of
 
 ORDER = 2
@@ -31,7 +30,7 @@ def open(name: str) -> Source | None:
     if cfg is None or not cfg.hf_hub_id:
         raise SourceError(f"timm has no pre-trained weights on the hub for {short}")
     repo = cfg.hf_hub_id if not cfg.hf_hub_id.endswith("/") else f"{cfg.hf_hub_id}{architecture}.{cfg.tag}"
-    weights = _locate(repo, name)
+    (weights,) = fetch(repo, [FILES], name)
     card = {
         "about": f"timm weights {architecture}.{cfg.tag}",
         "num_classes": cfg.num_classes,
@@ -39,14 +38,15 @@ def open(name: str) -> Source | None:
         "origin": repo,
         "hub_repo": repo,
     }
+    full = f"{PREFIX}{architecture}.{cfg.tag}"
     return Source(
-        f"{PREFIX}{architecture}.{cfg.tag}", "image", architecture, preprocessing_of(cfg.to_dict()), weights, card=card
+        full, "image", architecture, preprocessing_of(cfg.to_dict()), weights, card={**card, **known_of(full)}
     )
 
 
 def entries() -> list[dict[str, Any]]:
     """The catalogue's timm networks, and whatever else of timm lies in the local hub cache."""
-    cached = _cached()
+    here = _cached()
     known = [entry for name, entry in catalogue().items() if name.startswith(PREFIX)]
     others = [
         {
@@ -56,54 +56,14 @@ def entries() -> list[dict[str, Any]]:
             "licence": "see its card",
             "about": "in the local hub cache",
         }
-        for name in sorted(cached.keys() - {entry["name"] for entry in known})
+        for name in sorted(here.keys() - {entry["name"] for entry in known})
     ]
-    return [listed(entry, cached.get(entry["name"])) for entry in (*known, *others)]
+    return [listed(entry, here.get(entry["name"])) for entry in (*known, *others)]
 
 
 def _cached() -> dict[str, str]:
-    """timm's repositories in the local hub cache: name and place."""
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        repos = scan_cache_dir().repos
-    except CacheNotFound:
-        return {}
-    names = {repo.repo_id: str(repo.repo_path) for repo in repos if repo.repo_type == "model"}
-    return {name: where for name, where in names.items() if name.startswith(PREFIX) and _weights_of(name)}
-
-
-def _locate(repo: str, name: str) -> Path:
-    """The weights file in the local hub cache, else downloaded. The size is said before anything is fetched."""
-    return _weights_of(repo) or _download(repo, name)
-
-
-def _weights_of(repo: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    found = (try_to_load_from_cache(repo, file) for file in FILES)
-    return next((Path(place) for place in found if isinstance(place, str)), None)
-
-
-def _download(repo: str, name: str) -> Path:
-    from huggingface_hub import HfApi, errors, hf_hub_download
-
-    http_error = getattr(errors, "HTTPError", OSError)  # the hub library changed its HTTP client between versions
-
-    try:
-        siblings = HfApi().model_info(repo, files_metadata=True, timeout=10).siblings or []
-        sizes = {s.rfilename: s.size or 0 for s in siblings}
-        file = next(f for f in FILES if f in sizes)
-        say(f"downloading {repo}/{file}: {sizes[file] / 1e6:.0f} MB")
-        return Path(hf_hub_download(repo, file))
-    except StopIteration as error:
-        raise SourceError(f"the hub's {repo} has neither {FILES[0]} nor {FILES[1]}") from error
-    except (OSError, http_error, errors.HfHubHTTPError, errors.OfflineModeIsEnabled) as error:
-        raise SourceError(
-            f"the weights of {name} are not here and the hub cannot be reached: looked for {repo}/{FILES[0]} in the "
-            "local hub cache; go online once, or name a source that is at hand (`headstart sources`)"
-        ) from error
+    """timm's repositories in the local hub cache whose weights are there: name and place."""
+    return {n: p for n, p in repositories().items() if n.startswith(PREFIX) and cached(n, FILES)}
 
 
 def _near(architecture: str) -> str:
