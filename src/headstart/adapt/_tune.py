@@ -44,9 +44,10 @@ class Tuned:
 
 
 def tune(job: Job, tuning: Tuning, train: Array, step: str, *, epochs: int | None = None) -> Tuned:
-    """Train on rows ``train``. Without ``epochs`` a part of them is held out and decides when to stop; with it,
-    all of them are used for that many epochs of the same schedule."""
-    rows, held = (train, train[:0]) if epochs is not None else _inner(job, train)
+    """Train on rows ``train``. Without ``epochs`` a part of them is held out and decides when to stop (if the tuning
+    has patience); with it, all of them are used for that many epochs of the same schedule."""
+    whole_schedule = epochs is not None or tuning.patience is None
+    rows, held = (train, train[:0]) if whole_schedule else _inner(job, train)
     net = build(job, tuning, rows)  # a probe that knew the held-out rows would make every step look harmful
     state = _State(net, step, last_epoch=tuning.epochs if epochs is None else epochs)
     with progress(step.replace("-fold", ", fold "), state.last_epoch) as advance:
@@ -139,7 +140,8 @@ class _State:
             self.best_epoch = best
 
     def _stalled(self, n_held: int) -> bool:
-        return bool(n_held) and self.epoch - self.best_epoch >= self.net.tuning.patience
+        patience = self.net.tuning.patience
+        return bool(n_held) and patience is not None and self.epoch - self.best_epoch >= patience
 
     @property
     def _name(self) -> str:

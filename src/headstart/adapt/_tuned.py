@@ -30,7 +30,8 @@ class Tuning:
     """Factor on the learning rate per stage further down."""
     weight_decay: float = 0.01
     epochs: int = 20
-    patience: int = 6
+    patience: int | None = 6
+    """Epochs without gain on a held-out part after which training ends. None: the whole schedule, on all rows."""
     batch: int = 16
     cached: bool = True
     """False recomputes the frozen part in every step: only there to measure what the cache gains."""
@@ -54,7 +55,7 @@ class Retrain:
         """From a measured training step; a pass over held-out rows costs a third of one."""
         from headstart.adapt._tune import seconds_per_example
 
-        seen = EPOCHS_SEEN if self.tuning.patience < self.tuning.epochs else 1.0
+        seen = EPOCHS_SEEN if self.tuning.patience is not None else 1.0
         passes = seen * self.tuning.epochs * len(job.labels) * 1.1
         with half_the_cores():
             return n_fits * seconds_per_example(job, self.tuning) * passes * SHARING

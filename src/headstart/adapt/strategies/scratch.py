@@ -9,8 +9,8 @@ from headstart.adapt._tuned import retrain
 class Scratch:
     """Everything learns from random weights; norms use the batch's statistics.
 
-    The whole schedule runs: from random weights the held-out loss rises before it falls, and stopping early would
-    hand back a control at the level of chance.
+    The whole schedule runs, on all rows: from random weights the held-out loss rises before it falls and again when
+    the network grows sure of itself, so that choosing an epoch by it would hand back a control at the level of chance.
     """
 
     name, cost, transfers, trains = "scratch", 4, False, True
@@ -25,7 +25,7 @@ class Scratch:
                 head_lr=1e-3,
                 rate_decay=1.0,
                 epochs=40,
-                patience=40,
+                patience=None,
                 weight_decay=0.05,
             )
         ]
