@@ -48,7 +48,6 @@ def test_a_source_that_knows_nothing_is_last_and_never_chosen(ranking: Any, sour
 def test_what_a_row_says(ranking: Any) -> None:
     for row in ranking.rows:
         assert row.milliseconds > 0
-        assert row.operations > 0
         assert row.accuracy.low <= row.accuracy.value <= row.accuracy.high
         assert {"output", "all depths", "stage 1", "stage 5"} <= set(row.profile)
         assert row.logits.shape == (36, 3)
@@ -59,9 +58,9 @@ def test_what_a_row_says(ranking: Any) -> None:
 
 
 def test_the_choice_does_not_depend_on_the_clock(sources: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    cost, found = _rank.cost, []
+    found = []
     for slow in sources:
-        monkeypatch.setattr(_rank, "cost", lambda s, slow=slow: (1e3 if s.name == slow else 1.0, cost(s)[1]))
+        monkeypatch.setattr(_rank, "per_prediction", lambda source, slow=slow: 1e3 if source.name == slow else 1.0)
         with quiet():
             found.append(headstart.rank(*textures(36, 3), sources=sources).best.name)
     assert len(set(found)) == 1
@@ -77,7 +76,7 @@ def test_only_the_shortlist_is_probed(sources: list[str], monkeypatch: pytest.Mo
 
 
 def test_what_is_too_dear_for_the_budget_is_named(sources: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_rank, "cost", lambda source: (1e9, 1.0))
+    monkeypatch.setattr(_rank, "per_prediction", lambda source: 1e9)
     with quiet():
         found = headstart.rank(*textures(36, 3), sources=sources[:2], budget="1s")
     assert len(found.rows) == 1

@@ -22,7 +22,6 @@ SAMPLE = 400  # examples that the shortlist is made from
 MOST = 4000  # examples that the probes learn from
 SHORTLIST = 3
 DEPTHS_SHOWN = 6
-UNCOUNTED = 10.0  # million multiplications per millisecond, for a network that torch cannot count (frozen ONNX files)
 FEW_SOURCE_EXAMPLES = 10  # times the target's: below it the source may know no more than the target
 
 
@@ -35,9 +34,7 @@ class Ranked:
     examples: int | None
     log_me: float
     milliseconds: float
-    """One core's time for one prediction, as measured."""
-    operations: float
-    """Multiplications for one prediction, in millions: the cost that the choice goes by, the same in every run."""
+    """One core's time for one prediction."""
     seconds: float
     """Wall time of extracting the sample's features here; little when they were cached."""
     accuracy: judge.Estimate | None = None
@@ -101,7 +98,7 @@ class Ranking:
 
     def rivals(self) -> judge.Rivals | None:
         """Held-out predictions of every shortlisted source, for a fit that must score this choice as well."""
-        tried = sorted((r for r in self.rows if r.logits is not None), key=lambda r: r.operations)
+        tried = sorted((r for r in self.rows if r.logits is not None), key=lambda r: -r.log_me)
         if not self.whole or len(tried) < 2:
             return None
         return judge.Rivals([r.logits for r in tried if r.logits is not None], tried.index(self.best))
@@ -123,8 +120,9 @@ def rank(
 
     ``sources``: names, or one text with commas; default: all that are at hand for this kind of input. Every source's
     features of up to 400 examples give its log evidence (LogME, ICML 2021), the three best are compared by probes
-    inside the folds, at the network's output and from all depths. The quicker one wins unless a slower one is better
-    by more than a standard error. Raises DataError, SourceError, OptionError.
+    inside the folds, at the network's output and from all depths. The one with the most evidence stays unless
+    another's probe is better by more than a standard error: with few labels held-out accuracy alone is mostly chance.
+    Raises DataError, SourceError, OptionError.
     """
     check_seed(seed)
     target = read(data, labels, label=label, group=group, groups=groups)
@@ -150,7 +148,7 @@ def rank_target(
     for source, row in ranked[:SHORTLIST]:
         pooled = extract(source, part.modality, part.examples, what=f"features of {source.name}")
         _probe(row, source, pooled, part, blocks, folds, seed)
-    short = sorted((row for _, row in ranked[:SHORTLIST]), key=lambda row: row.operations)
+    short = [row for _, row in ranked[:SHORTLIST]]
     best = short[judge.choose([_right(row, part.labels) for row in short], blocks)]
     order = sorted(short, key=lambda row: -row.accuracy.value if row.accuracy else 0.0)
     others = [row for _, row in ranked[SHORTLIST:]]
@@ -185,7 +183,7 @@ def _evidence(
     found: list[tuple[Source, Ranked]] = []
     skipped: dict[str, str] = {}
     for source in sources:
-        milliseconds, operations = cost(source)
+        milliseconds = per_prediction(source)
         estimate = milliseconds / 1000 * len(sample) / cores()
         if found and estimate > clock.left():
             skipped[source.name] = f"features of {len(sample)} examples would take about {estimate:.0f} s"
@@ -208,7 +206,6 @@ def _evidence(
                     int(known) if isinstance(known, int) else None,
                     max(scores),
                     milliseconds,
-                    operations,
                     seconds,
                 ),
             )
@@ -276,22 +273,17 @@ def _conditions(best: Ranked, n: int) -> list[str]:
     return found
 
 
-def cost(source: Source) -> tuple[float, float]:
-    """One core's milliseconds for one prediction without decoding (the best of three batches), and its millions of
-    multiplications."""
+def per_prediction(source: Source) -> float:
+    """One core's milliseconds for one prediction of the network, without decoding: the best of three batches."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     backbone = source.backbone()
     backbone.place(device(), compute_dtype())
     batch = backbone.example_input(8).to(device(), backbone.dtype)
     times = []
     with half_the_cores(), torch.inference_mode():
-        with FlopCounterMode(display=False) as counter:
-            backbone.network(batch)
-        for _ in range(3):
+        for _ in range(4):
             start = time.perf_counter()
             backbone.network(batch).float().cpu()
             times.append(time.perf_counter() - start)
-    milliseconds = 1000 * min(times) / len(batch)
-    return milliseconds, counter.get_total_flops() / 2e6 / len(batch) or UNCOUNTED * milliseconds
+    return 1000 * min(times[1:]) / len(batch)

@@ -39,7 +39,7 @@ def cross_fitted(right: Sequence[Array], groups: Array, folds: Sequence[Array]) 
 
 @dataclass(frozen=True, slots=True)
 class Rivals:
-    """Held-out logits [n, k] of several sources' probes, the cheapest source first, and which source was chosen."""
+    """Held-out logits [n, k] of several sources' probes, the default first, and which source was chosen."""
 
     logits: Sequence[Array]
     chosen: int
