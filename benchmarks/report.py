@@ -186,6 +186,62 @@ def _onnx(found: Found) -> str:
     )
 
 
+def _sources(found: Found) -> str:
+    rows = found["rows"]
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    counts = sorted({row["count"] for row in rows})
+    probes = {(r["set"], r["count"], r["seed"]): r["accuracy"] for r in rows if r["what"] == "probes"}
+    names = list(next(iter(probes.values())))
+    card, rate = found["pretraining"], found["throughput"]
+    parts = [
+        "## Sources: our own pre-training, the bundled networks, scratch and raw pixels\n\n"
+        f"`own` is {card['about']}: {100 * card['accuracy']:.1f} % of {card['held_out']:,} held-out images, "
+        f"{card['epochs']:.0f} epochs in {card['seconds'] / 60:.0f} min on a busy machine ({card['machine']}). "
+        f"`pretrain` runs {rate['ours']:.0f} images/s where the bare training step runs {rate['bare']:.0f}. "
+        f"Mean test accuracy in % of {1 + max(row['seed'] for row in rows)} draws; of ants_bees at most three "
+        "quarters are labelled. A probe chooses between the network's output and all depths inside the folds; scratch "
+        "is the architecture of `own` from random weights, one draw.\n"
+    ]
+    for count in counts:
+        table = [[name, *(_mean(probes, name, s, count) for s in sets)] for name in names]
+        table += [["own, from scratch", *(_of(rows, "scratch", s, count)[0]["accuracy"] for s in sets)]]
+        shown = [
+            [name, *(f"{100 * v:.1f}" for v in cells), f"{100 * sum(cells) / len(cells):.1f}"] for name, *cells in table
+        ]
+        mean = {name: sum(cells) / len(cells) for name, *cells in table}
+        way = (mean["own"] - mean["pixels"]) / (mean["lite0"] - mean["pixels"])
+        parts += [
+            f"\n{count} labels\n\n" + _table(("probe on", *sets, "mean"), shown),
+            f"\n`own` goes {100 * way:.0f} % of the way from raw pixels to lite0 on the mean of the four.\n",
+        ]
+    lost = []
+    for count in counts:
+        for name in sets:
+            ranked = _of(rows, "rank", name, count)
+            best = [max(v for k, v in probes[name, count, r["seed"]].items() if k != "pixels") for r in ranked]
+            ours = [probes[name, count, r["seed"]][r["chosen"]] for r in ranked]
+            lite0 = [probes[name, count, r["seed"]]["lite0"] for r in ranked]
+            chosen = ", ".join(r["chosen"] for r in ranked)
+            seconds = sum(r["seconds"] for r in ranked) / len(ranked)
+            lost.append((count, name, chosen, _points(best, ours), _points(best, lite0), f"{seconds:.0f} s"))
+    head = ("labels", "set", "chosen", "lost against the best", "always lite0 loses", "time, features cached")
+    about = "What `rank` chooses, and the points that its choice loses on the test part against the best source there."
+    return "".join(parts) + f"\n## Choosing a source\n\n{about}\n\n" + _table(head, lost)
+
+
+def _of(rows: Sequence[Found], what: str, name: str, count: int) -> list[Found]:
+    return [r for r in rows if (r["what"], r["set"], r["count"]) == (what, name, count)]
+
+
+def _mean(probes: Any, name: str, where: str, count: int) -> float:
+    found = [accuracy[name] for (s, c, _), accuracy in probes.items() if (s, c) == (where, count)]
+    return float(sum(found) / len(found))
+
+
+def _points(best: Sequence[float], ours: Sequence[float]) -> str:
+    return f"{100 * sum(b - o for b, o in zip(best, ours)) / len(best):.1f}"
+
+
 SECTIONS = {
     "versus_fastai": _fastai,
     "extraction": _extraction,
@@ -193,5 +249,6 @@ SECTIONS = {
     "memory": _memory,
     "startup": _startup,
     "onnx_networks": _onnx,
+    "sources": _sources,
     "accuracy": _accuracy,
 }

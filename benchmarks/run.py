@@ -1,6 +1,7 @@
 """Run the benchmarks, ours and the peers' side by side, and write RESULTS.md.
 
-``python benchmarks/run.py [--kit PATH] [--only NAME …]``; the accuracy table takes hours and only runs when named.
+``python benchmarks/run.py [--kit PATH] [--only NAME …]``; what takes long (accuracy, onnx_networks,
+sources) only runs when named.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from kit import HERE, WORK, kit_path
 from machine import facts
 from report import SECTIONS, page
 
-QUICK = [name for name in SECTIONS if name != "accuracy"]
+LONG = ("accuracy", "onnx_networks", "sources")
+QUICK = [name for name in SECTIONS if name not in LONG]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kit", help="folder of the data kit; default: HEADSTART_KIT, or beside the checkout")
-    parser.add_argument("--only", nargs="*", choices=list(SECTIONS), default=QUICK, help="default: all but accuracy")
+    parser.add_argument("--only", nargs="*", choices=list(SECTIONS), default=QUICK, help="default: the quick ones")
     options = parser.parse_args()
     kit = kit_path(options.kit)
     WORK.mkdir(exist_ok=True)
