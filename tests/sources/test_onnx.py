@@ -652,7 +652,7 @@ def test_the_packages_may_be_missing(resnet: Path, monkeypatch: pytest.MonkeyPat
 
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx2torch" else find(name))
-    assert "ONNX files need the packages onnx2torch; `pip install 'headstart[onnx]'`" in message(resnet)
+    assert "ONNX files need the packages onnx2torch; `pip install onnx2torch`" in message(resnet)
 
 
 # ---------------------------------------------------------------- the kit's own

@@ -38,6 +38,8 @@ def open(name: str) -> Source | None:
     folder = Path(name).expanduser()
     if not (folder / CONFIG).is_file() or "model_type" not in _json(folder / CONFIG):
         return None
+    if not (folder / WEIGHTS).is_file() and any(folder.glob("*.onnx")):
+        return None  # another tool's description beside an ONNX file
     for file in (WEIGHTS, PREPARING):
         if not (folder / file).is_file():
             raise SourceError(f"the transformers folder {name} has no {file}; copy it beside its {CONFIG}")
