@@ -203,7 +203,7 @@ def test_options_that_cannot_be(tiny: str, options: dict[str, Any], part: str) -
 def test_a_foreign_folder_is_not_overwritten(tiny: str, data: Path, tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("mine")
     assert "it is left alone" in line(data, kind=ModelError, source=tiny, out=tmp_path)
-    assert "it is left alone" in line(data, kind=OptionError, source=tiny, out=tmp_path / "letters.txt")
+    assert "it is left alone" in line(data, kind=ModelError, source=tiny, out=tmp_path / "letters.txt")
 
 
 # ---------------------------------------------------------------- the data
