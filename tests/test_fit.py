@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from headstart import _fit
-from headstart._errors import DataError, HeadstartError, ModelError, OptionError
+from headstart._errors import DataError, HeadstartError, ModelError
 from headstart._fit import fit
 from headstart._runtime import quiet
 from headstart.deliver import load
