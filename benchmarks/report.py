@@ -139,8 +139,8 @@ def _accuracy(found: Found) -> str:
     rows = [(way, source, *(_cell(found["rows"], way, source, name) for name in sets)) for way, source in ways]
     about = (
         "Accuracy on all the rest, and the time of training. `light` and `full` are single trainings with four views "
-        "and early stopping, `scratch` is one of its whole schedule; the others are whole fits. `extract` chooses between "
-        "the network's output and all depths inside the folds."
+        "and early stopping, `scratch` is one of its whole schedule; the others are whole fits. `extract` chooses "
+        "between the network's output and all depths inside the folds."
     )
     return f"## Test accuracy with 100 labels\n\n{about}\n\n" + _table(("way", "source", *sets), rows)
 
