@@ -12,7 +12,7 @@ from headstart.adapt._job import Fitted, Job
 from headstart.modalities import Array
 
 EPOCHS_SEEN = 0.7  # share of the epochs that early stopping usually lets run
-SHORTEST = 14  # epochs below which training from scratch says nothing
+SHORTEST = 12  # epochs below which training from scratch says nothing
 SHARING = 0.7  # wall time per fit when folds train side by side, against one alone
 
 
