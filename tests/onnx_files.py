@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from pictures import with_statistics
+
 PIXELS = {"size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bilinear", "crop_pct": 1.0}
 
 
@@ -43,13 +45,8 @@ def small_vit(classes: int = 7) -> Any:
 def _with_statistics(network: Any) -> Any:
     import torch
 
-    generator = torch.Generator().manual_seed(0)
+    generator = with_statistics(network)
     with torch.no_grad():
-        for name, buffer in network.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_(0, 0.2, generator=generator)
-            elif name.endswith("running_var"):
-                buffer.uniform_(0.5, 1.5, generator=generator)
         for name, parameter in network.named_parameters():
             if "bn" in name and parameter.ndim == 1:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)

@@ -47,6 +47,20 @@ def write_folders(root: Path, n: int, classes: int = 2, size: int = 32, seed: in
     return root
 
 
+def with_statistics(network: Any) -> Any:
+    """Random norm statistics, as a trained network has; returns the generator that drew them."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, buffer in network.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(0, 0.2, generator=generator)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 1.5, generator=generator)
+    return generator
+
+
 def write_tiny_source(folder: Path) -> Path:
     """A source of random weights that is quick in every way: five stages, 32 pixels, 20,000 values."""
     import timm
@@ -57,13 +71,7 @@ def write_tiny_source(folder: Path) -> Path:
     torch.manual_seed(0)
     args = {"channels": [8, 16, 16, 32]}
     network = timm.create_model("resnet10t", num_classes=7, **args).eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, buffer in network.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_(0, 0.2, generator=generator)
-            elif name.endswith("running_var"):
-                buffer.uniform_(0.5, 1.5, generator=generator)
+    with_statistics(network)
     preprocessing = {
         "size": [32, 32], "crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear",
         "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "channels": 3,

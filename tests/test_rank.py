@@ -143,3 +143,17 @@ def test_the_command(tmp_path: Path, tiny: str) -> None:
     done = CliRunner().invoke(app, ["rank", str(data), "--sources", tiny, "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["chosen"] == tiny
+
+
+def test_a_network_at_hand_that_does_not_open_is_left_out(
+    tmp_path: Path, tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = write_tiny_source(tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"none")
+    here = [{"name": name, "modality": "image", "at_hand": True} for name in (str(broken), tiny)]
+    monkeypatch.setattr(_rank, "list_sources", lambda: here)
+    found = headstart.rank(*textures(12))
+    assert [row.name for row in found.rows] == [tiny]
+    assert "left out: " in capsys.readouterr().err
+    with pytest.raises(SourceError, match="not a readable safetensors file"):
+        headstart.rank(*textures(12), sources=[str(broken), tiny])

@@ -921,3 +921,18 @@ def test_the_default_folder_is_the_short_name(
     assert load("textures").path == Path("textures")
     pulled = json.loads(Path("textures/pulled.json").read_text())
     assert (pulled["repo"], pulled["hub"]) == (NAME, hub.address)
+
+
+def test_a_model_on_an_onnx_file_comes_back_whole(hub: Hub, tmp_path: Path) -> None:
+    pytest.importorskip("onnx2torch")
+    from onnx_files import export, small_resnet
+
+    export(small_resnet(), tmp_path / "network.onnx")
+    pictures, labels = textures(16)
+    with quiet():
+        model = fit(pictures, labels, source=str(tmp_path / "network.onnx"), strategy="extract", control="none")
+        model.save(tmp_path / "m")
+        push(tmp_path / "m", NAME)
+        fetched = load(pull(NAME, out=tmp_path / "fetched"))
+    assert "network.onnx" in hub.files(NAME)
+    np.testing.assert_array_equal(fetched.predict_proba(pictures), model.predict_proba(pictures))

@@ -36,7 +36,7 @@ class Ranked:
     milliseconds: float
     """One core's time for one prediction."""
     seconds: float
-    """Wall time of extracting the sample's features here; little when they were cached."""
+    """Wall time of features and probes in this call; little when the features were cached."""
     accuracy: judge.Estimate | None = None
     at: str = ""
     """Where the features come from: "output" or "all depths"."""
@@ -69,11 +69,12 @@ class Ranking:
     def lines(self) -> list[str]:
         """The table and what there is to say, one line each."""
         width = max(len(r.name) for r in self.rows)
-        found = [f"{'source':{width}}  held out, 95 % interval   features from  ms per prediction  evidence"]
+        found = [f"{'source':{width}}  held out, 95 % interval   features from  time here  ms per prediction  evidence"]
         for r in self.rows:
             accuracy = r.accuracy.percent() if r.accuracy else "not in the shortlist"
             found.append(
-                f"{r.name:{width}}  {accuracy:24}  {r.at:13}  {r.milliseconds:17.1f}  {r.log_me:8.3f}"
+                f"{r.name:{width}}  {accuracy:24}  {r.at:13}  {r.seconds:7.1f} s  {r.milliseconds:17.1f}"
+                + f"  {r.log_me:8.3f}"
                 + ("  <- chosen" if r is self.best else "")
             )
         found.append(self.plain_line())
@@ -146,8 +147,10 @@ def rank_target(
     ranked.sort(key=lambda pair: -pair[1].log_me)
     folds = split(part.labels, blocks, seed=seed)
     for source, row in ranked[:SHORTLIST]:
+        start = time.monotonic()
         pooled = extract(source, part.modality, part.examples, what=f"features of {source.name}")
         _probe(row, source, pooled, part, blocks, folds, seed)
+        row.seconds += time.monotonic() - start
     short = [row for _, row in ranked[:SHORTLIST]]
     best = short[judge.choose([_right(row, part.labels) for row in short], blocks)]
     order = sorted(short, key=lambda row: -row.accuracy.value if row.accuracy else 0.0)
@@ -168,12 +171,21 @@ def _candidates(target: Target, names: Sequence[str] | str | None) -> list[Sourc
         known = [e["name"] for e in list_sources() if e["at_hand"] and e["modality"] == kind]
     else:
         known = [n.strip() for n in (names.split(",") if isinstance(names, str) else names) if n.strip()]
-    opened = list({source.digest: source for source in map(open_source, known)}.values())
-    for source in opened:
-        check_modality(source, target.modality)
+    opened: dict[str, Source] = {}
+    for name in known:
+        try:
+            source = open_source(name)
+            check_modality(source, target.modality)
+            _ = source.facts  # opens and converts it, the first time
+        except SourceError as error:
+            if names is not None:
+                raise
+            say(f"left out: {error}")
+            continue
+        opened.setdefault(source.digest, source)
     if not opened:
         raise SourceError(f"no source for {kind} input is at hand; name some with --sources")
-    return sorted(opened, key=lambda source: source.facts["parameters"])
+    return sorted(opened.values(), key=lambda source: source.facts["parameters"])
 
 
 def _evidence(

@@ -14,7 +14,7 @@ import numpy as np
 from headstart._errors import DataError
 from headstart._runtime import say
 from headstart.deliver import Model, load
-from headstart.judge import calibration_error, score
+from headstart.judge import Estimate, calibration_error, score
 from headstart.modalities import Array, Example
 from headstart.targets import PASSED_OVER, read, stop_if_too_many
 
@@ -75,10 +75,10 @@ def _warning(model: Model, old: int, n: int) -> str:
     """What to say of examples that the model was trained on."""
     if old < n:
         return f"{old} of {n} examples were trained on and are left out of the score" if old else ""
-    score = model.evidence["score"]["accuracy"]
+    honest = Estimate(**model.evidence["score"]["accuracy"])
     return (
         f"the model was trained on all of these {n} examples: this shows what it remembers, not what it can do; its "
-        f"honest score is {100 * score['value']:.1f} % ({100 * score['low']:.1f}–{100 * score['high']:.1f})"
+        f"honest score is {honest.percent()}"
     )
 
 

@@ -142,10 +142,8 @@ def sources(as_json: Annotated[bool, typer.Option("--json", help="All that is kn
         print(json.dumps(entries, indent=1, ensure_ascii=False))
         return
     for at_hand, title in ((True, "at hand"), (False, "worth fetching (said how much first, then kept)")):
-        chosen = [entry for entry in entries if entry["at_hand"] is at_hand]
-        print(f"{title}:" if chosen else "", end="\n" if chosen else "")
-        for entry in chosen:
-            print(f"  {_source_line(entry)}")
+        lines = [f"  {_source_line(entry)}" for entry in entries if entry["at_hand"] is at_hand]
+        print("\n".join([f"{title}:", *lines] if lines else []))
     print("also: timm/NAME (any timm architecture with weights), or the path of a source folder or an ONNX file;")
     print("--json tells more")
 

@@ -124,7 +124,7 @@ class Model:
 
     def was_trained_on(self, example: Example) -> bool:
         """Whether the model learnt from an example of this very content. Raises BadExample if it cannot be read."""
-        return digest(example.raw())[:SEEN].hex() in self._seen
+        return bool(self._seen) and digest(example.raw())[:SEEN].hex() in self._seen
 
     @cached_property
     def _seen(self) -> frozenset[str]:
@@ -239,15 +239,11 @@ class Model:
 
 def check_out(folder: Path) -> None:
     """Raises ModelError where saving would destroy what fit did not write, HeadstartError where it cannot write."""
-    if not folder.exists() and not folder.is_symlink():
-        return check_writable(folder)
-    if not folder.is_dir() or (any(folder.iterdir()) and not is_model(folder)):
+    there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else [str(folder)] * folder.exists()
+    if there and not is_model(folder):
         raise ModelError(f"{folder} exists and is no model folder; it is left alone: choose another --out")
-    if not any(folder.iterdir()):
-        return check_writable(folder)
-    known = {*OURS, *BESIDE, *map(str, _read_json(folder / CONFIG).get("files", []))}
-    others = sorted(p.name for p in folder.iterdir() if p.name not in known)
-    if others:
+    known = {*OURS, *BESIDE, *(map(str, _read_json(folder / CONFIG).get("files", [])) if there else ())}
+    if others := [name for name in there if name not in known]:
         raise ModelError(
             f"{folder} holds {others[0]!r}{' and more' if len(others) > 1 else ''} beside a model; it is left alone: "
             "move that away or choose another --out"

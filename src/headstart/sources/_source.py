@@ -165,6 +165,17 @@ def build(
     return Backbone(network, preprocessing)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises SourceError if it cannot be read or is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SourceError(f"{path} cannot be read as JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise SourceError(f"{path} is not a JSON object")
+    return found
+
+
 def channels(preprocessing: Mapping[str, Any]) -> int:
     """Input channels that the preprocessing yields."""
     return int(preprocessing.get("channels", 3))

@@ -8,7 +8,7 @@ from typing import Any
 
 from headstart._errors import DataError, SourceError
 from headstart.modalities import modality
-from headstart.sources._source import Source
+from headstart.sources._source import Source, read_json
 
 ORDER = 1
 PULLED = "pulled.json"
@@ -62,13 +62,10 @@ def pulled_from(path: Path) -> dict[str, Any] | None:
 def read_config(path: Path) -> dict[str, Any]:
     """``config.json`` of a source folder as a dict."""
     file = path / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SourceError(f"{path} is not a source folder: it has no config.json") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise SourceError(f"{file} cannot be read as JSON ({error})") from error
-    if not isinstance(config, dict) or "architecture" not in config:
+    if not file.is_file():
+        raise SourceError(f"{path} is not a source folder: it has no config.json")
+    config = read_json(file)
+    if "architecture" not in config:
         raise SourceError(f"{file} names no architecture; a timm local-dir config is expected")
     return config
 

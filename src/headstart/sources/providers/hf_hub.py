@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from headstart._errors import DataError, SourceError
 from headstart.modalities import modality
 from headstart.sources._catalogue import catalogue, known_of, listed
-from headstart.sources._source import Source
+from headstart.sources._source import Source, read_json
 from headstart.sources.providers._hub import cached, fetch, repositories
 
 ORDER = 0
@@ -36,7 +36,7 @@ def open(name: str) -> Source | None:
         weights, config, preparing = places
         return _source(name, weights, config, preparing, {**card, **licence, **known_of(name)})
     folder = Path(name).expanduser()
-    if not (folder / CONFIG).is_file() or "model_type" not in _json(folder / CONFIG):
+    if not (folder / CONFIG).is_file() or "model_type" not in read_json(folder / CONFIG):
         return None
     if not (folder / WEIGHTS).is_file() and any(folder.glob("*.onnx")):
         return None  # another tool's description beside an ONNX file
@@ -55,13 +55,15 @@ def entries() -> list[dict[str, Any]]:
 
 
 def _where(repo: str, here: Mapping[str, str]) -> str | None:
-    return here.get(repo) if all(cached(repo, [file]) for file in (WEIGHTS, CONFIG, PREPARING)) else None
+    installed = importlib.util.find_spec("transformers") is not None
+    whole = installed and all(cached(repo, [file]) for file in (WEIGHTS, CONFIG, PREPARING))
+    return here.get(repo) if whole else None
 
 
 def _source(name: str, weights: Path, config: Path, preparing: Path, card: Mapping[str, Any]) -> Source:
-    settings = _json(config)
+    settings = read_json(config)
     try:
-        preprocessing = preprocessing_of(_json(preparing))
+        preprocessing = preprocessing_of(read_json(preparing))
         modality("image").check(preprocessing)
     except (KeyError, TypeError, ValueError, DataError) as error:
         raise SourceError(
@@ -95,13 +97,3 @@ def preprocessing_of(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sides(size: Any) -> list[int]:
     return [int(size)] * 2 if isinstance(size, int) else [int(size["height"]), int(size["width"])]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SourceError(f"{path} cannot be read as JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise SourceError(f"{path} is not a JSON object")
-    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from headstart._errors import SourceError
 from headstart._runtime import say
 from headstart.modalities import all_modalities, modality
 from headstart.sources._onnx import require
-from headstart.sources._source import Source
+from headstart.sources._source import Source, read_json
 from headstart.sources.providers.folder import WEIGHTS
 
 ORDER = 0
@@ -92,12 +91,7 @@ def _settings(path: Path) -> tuple[dict[str, Any], Path | None]:
     place = next((p for p in places if p.is_file()), None)
     if place is None:
         return {}, None
-    try:
-        settings = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SourceError(f"{place} cannot be read as JSON ({error})") from error
-    if not isinstance(settings, dict):
-        raise SourceError(f"{place} is not a JSON object")
+    settings = read_json(place)
     if place.name == "config.json" and path.stem != "config":  # it may belong to another tool
         settings = {key: value for key, value in settings.items() if key in KEYS}
     for key, value in settings.items():
